@@ -1,0 +1,65 @@
+"""The stateful layer Keras lacks: batch normalisation through TensorFlow's fused kernel."""
+
+from __future__ import annotations
+
+import sys
+
+import keras
+import tensorflow as tf
+
+# Keras walks a functional model's graph recursively, a frame per layer, in building, saving and
+# loading; cifar_resnet1202 is about 4,200 layers deep. Raised here because every user of the
+# models, keras.saving.load_model included, imports this module.
+sys.setrecursionlimit(max(sys.getrecursionlimit(), 20_000))
+
+_KERNEL_DTYPES = ("float32", "bfloat16", "float16")
+
+
+@keras.saving.register_keras_serializable(package="resnet_keras")
+class FusedBatchNormalization(keras.layers.BatchNormalization):
+    """Normalise over all axes but the last with `FusedBatchNormV3`.
+
+    Weights, configuration and results are those of keras.layers.BatchNormalization, so either
+    layer takes the other's weights and config. Two differences: the activations stay bfloat16 or
+    float16 while scale, offset and statistics are float32, and the moving variance averages the
+    unbiased batch variance (divided by n - 1, Bessel), as Caffe and PyTorch keep it; stock Keras
+    keeps the biased one. The normalisation itself uses the biased one in both.
+    Where the kernel does not serve (axis not last, a mask, renorm, synchronized, float64) the
+    stock implementation runs.
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        """Return the normalised inputs: same shape, the layer's compute dtype."""
+        if not self._kernel_serves(inputs, mask):
+            return super().call(inputs, training=training, mask=mask)
+        training = bool(training and self.trainable)  # a frozen layer infers, as in Keras
+        channels = [inputs.shape[-1]]
+        # The kernel takes rank 4 only; other ranks become a column of pixels.
+        x = inputs if len(inputs.shape) == 4 else tf.reshape(inputs, [-1, 1, 1, *channels])
+        y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=x,
+            scale=tf.convert_to_tensor(self.gamma) if self.scale else tf.ones(channels),
+            offset=tf.convert_to_tensor(self.beta) if self.center else tf.zeros(channels),
+            mean=tf.convert_to_tensor(self.moving_mean),
+            variance=tf.convert_to_tensor(self.moving_variance),
+            epsilon=self.epsilon,
+            # In training the kernel returns the updated moving averages.
+            exponential_avg_factor=1.0 - self.momentum,
+            is_training=training,
+        )
+        if training:
+            self.moving_mean.assign(mean)
+            self.moving_variance.assign(variance)
+        return y if x is inputs else tf.reshape(y, tf.shape(inputs))
+
+    def _kernel_serves(self, inputs, mask) -> bool:
+        rank = len(inputs.shape)
+        return (
+            self.axis in (-1, rank - 1)
+            and rank >= 2
+            and mask is None
+            and not self.renorm
+            and not self.synchronized
+            and self.compute_dtype in _KERNEL_DTYPES
+            and self.variable_dtype == "float32"
+        )
