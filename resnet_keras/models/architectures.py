@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import numbers
 import re
 from dataclasses import dataclass
 
@@ -155,8 +156,8 @@ def architecture(
     one of INITIALIZERS.
     Raises ValueError for an unknown name or value, or an option the network does not have.
     """
-    spec = ARCHITECTURES.get(name) or _cifar_of_any_depth(name)
-    if classes is not None and (type(classes) is not int or classes < 1):
+    spec = ARCHITECTURES.get(str(name)) or _cifar_of_any_depth(str(name))
+    if classes is not None and not (is_whole(classes) and classes >= 1):
         raise ValueError(f"classes={classes!r}: give a whole number of at least 1.")
     if shortcut is not None:
         applies = getattr(spec, "shortcut", None) is not None
@@ -170,7 +171,7 @@ def architecture(
     if initializer is not None:
         _check_option(name, "initializer", initializer, INITIALIZERS, True, "")
     options = {
-        "classes": classes,
+        "classes": None if classes is None else int(classes),
         "shortcut": shortcut,
         "stride_on": stride_on,
         "stem_pool": stem_pool,
@@ -196,8 +197,13 @@ def feature_layers(name: str) -> dict[str, str]:
     return {f"c{i}": f"block{i}_conv{len(kernels)}{end}" for i, kernels in groups}
 
 
+def is_whole(value: object) -> bool:
+    """Return whether value is a whole number; NumPy's count, booleans do not."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
 def _cifar_of_any_depth(name: str) -> Spec:
-    match = re.fullmatch(r"cifar_(?:resnet|plain)([1-9]\d*)", str(name))
+    match = re.fullmatch(r"cifar_(?:resnet|plain)([1-9]\d*)", name)
     if match:
         depth = int(match[1])
         if depth >= 8 and depth % 6 == 2:
@@ -205,7 +211,7 @@ def _cifar_of_any_depth(name: str) -> Spec:
         raise ValueError(
             f"Network {name!r} has no depth of the form 6n + 2: try 8, 14, 20, 26, ..."
         )
-    near = difflib.get_close_matches(str(name), ARCHITECTURES, n=1, cutoff=0)
+    near = difflib.get_close_matches(name, ARCHITECTURES, n=1, cutoff=0)
     raise ValueError(
         f"Unknown network {name!r}, the nearest name is {near[0]!r}; allowed are "
         f"{', '.join(ARCHITECTURES)}, and cifar_resnetD or cifar_plainD with D = 6n + 2."

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 
-from resnet_keras.models.architectures import ResNetSpec, Spec, VGGSpec, architecture
+from resnet_keras.models.architectures import ResNetSpec, Spec, VGGSpec, architecture, is_whole
 from resnet_keras.models.resnet import resnet
 from resnet_keras.models.vgg import vgg
 
@@ -71,7 +72,7 @@ def build_model(
             f"pooling={pooling!r} needs include_top=False: the classifier has its own."
         )
     shape = _check_shape(spec, input_shape, include_top)
-    options = {
+    options: dict[str, Any] = {
         "include_top": include_top,
         "pooling": pooling,
         "classifier_activation": classifier_activation,
@@ -90,12 +91,12 @@ def _check_shape(
         return (spec.image_size, spec.image_size, 3) if include_top else (None, None, 3)
     shape = tuple(input_shape) if isinstance(input_shape, Sequence) else ()
     received = f"input_shape={input_shape!r}"
-    if len(shape) != 3 or any(type(n) not in (int, type(None)) for n in shape):
+    if len(shape) != 3 or not all(n is None or is_whole(n) for n in shape):
         raise ValueError(f"{received}: give (height, width, channels), whole numbers, no batch.")
-    height, width, channels = shape
+    height, width, channels = (None if n is None else int(n) for n in shape)
     if channels is None or channels < 1:
         raise ValueError(f"{received}: the number of channels must be at least 1.")
-    if height in (1, 3) and width == channels and channels > 4:
+    if height in (1, 3) and width == channels and channels > 15:
         raise ValueError(f"{received} has its channels first: give (height, width, channels).")
     if any(side is not None and side < spec.min_size for side in (height, width)):
         raise ValueError(f"{received}: {spec.name} needs sides of at least {spec.min_size} pixels.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 
 from resnet_keras.models.architectures import ResNetSpec
@@ -48,12 +50,13 @@ def resnet(
 def _block(spec: ResNetSpec, x, filters: int, stride: int, *, name: str):
     if spec.block == "plain":
         return plain_block(x, filters, stride, initializer=spec.initializer, name=name)
-    options = {
+    options: dict[str, Any] = {
         "shortcut": spec.shortcut,
         "projection_bias": spec.projection_bias,
         "initializer": spec.initializer,
         "name": name,
     }
     if spec.block == "bottleneck":
-        return bottleneck_block(x, filters, stride, stride_on=spec.stride_on, **options)
+        options["stride_on"] = spec.stride_on
+        return bottleneck_block(x, filters, stride, **options)
     return basic_block(x, filters, stride, **options)
