@@ -1,0 +1,82 @@
+"""Image statistics of a data set: what training subtracts and, on request, divides by."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+# Eigenvalues and eigenvectors (columns) of the RGB covariance of ImageNet's pixels in 0..1, as
+# fb.resnet.torch publishes them for AlexNet's colour augmentation.
+IMAGENET_EIGENVALUES = (0.2175, 0.0188, 0.0045)
+IMAGENET_EIGENVECTORS = (
+    (-0.5675, 0.7192, 0.4009),
+    (-0.5808, -0.0045, -0.8140),
+    (-0.5836, -0.6948, 0.4203),
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Statistics:
+    """Describe the training images of a data set, RGB.
+
+    channel_mean, channel_std: three floats in 0..255.
+    pixel_mean: float32 [H, W, 3] in 0..255, or None.
+    eigenvalues [3], eigenvectors [3][3] (columns): of the RGB covariance of pixels in 0..1.
+    """
+
+    channel_mean: tuple[float, ...]
+    channel_std: tuple[float, ...]
+    pixel_mean: np.ndarray | None = None
+    eigenvalues: tuple[float, ...] = IMAGENET_EIGENVALUES
+    eigenvectors: tuple[tuple[float, ...], ...] = IMAGENET_EIGENVECTORS
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists and floats, for a manifest; `from_json` reads them back."""
+        values = dataclasses.asdict(self)
+        if self.pixel_mean is not None:
+            values["pixel_mean"] = self.pixel_mean.tolist()
+        return values
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Statistics":
+        """Rebuild the statistics that `to_json` wrote."""
+        pixel_mean = values.get("pixel_mean")
+        return cls(
+            channel_mean=tuple(values["channel_mean"]),
+            channel_std=tuple(values["channel_std"]),
+            pixel_mean=None if pixel_mean is None else np.asarray(pixel_mean, np.float32),
+            eigenvalues=tuple(values["eigenvalues"]),
+            eigenvectors=tuple(tuple(row) for row in values["eigenvectors"]),
+        )
+
+
+def image_statistics(images: np.ndarray) -> Statistics:
+    """Compute the statistics of images that fit memory.
+
+    images: uint8 [N, H, W, 3].
+    """
+    count = len(images)
+    total = np.zeros(images.shape[1:], np.float64)
+    products = np.zeros((3, 3), np.float64)
+    for chunk in np.array_split(images, max(1, count // 5000)):
+        total += chunk.sum(axis=0, dtype=np.float64)
+        pixels = chunk.reshape(-1, 3).astype(np.float32)
+        products += pixels.T.astype(np.float64) @ pixels.astype(np.float64)
+    pixel_mean = total / count
+    channel_mean = pixel_mean.mean(axis=(0, 1))
+    covariance = products / (images.size // 3) - np.outer(channel_mean, channel_mean)
+    return from_moments(channel_mean, covariance, pixel_mean)
+
+
+def from_moments(
+    channel_mean: np.ndarray, covariance: np.ndarray, pixel_mean: np.ndarray | None
+) -> Statistics:
+    """Build the statistics from the RGB mean [3], covariance [3, 3] and pixel mean, in 0..255."""
+    values, vectors = np.linalg.eigh(covariance / 255.0**2)
+    return Statistics(
+        channel_mean=tuple(float(value) for value in channel_mean),
+        channel_std=tuple(float(value) for value in np.sqrt(np.diag(covariance))),
+        pixel_mean=None if pixel_mean is None else pixel_mean.astype(np.float32),
+        eigenvalues=tuple(float(value) for value in values[::-1]),
+        eigenvectors=tuple(tuple(float(v) for v in row) for row in vectors[:, ::-1]),
+    )

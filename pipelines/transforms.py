@@ -1,0 +1,144 @@
+"""Image transforms: pure graph functions with an explicit seed.
+
+An image is [H, W, 3], RGB, 0..255. `seed` is an int64 [2] of the one image; every transform draws
+from a stream of its own, so all transforms of an image take the same seed and stay independent.
+"""
+
+import tensorflow as tf
+
+# Streams of random numbers; `image_seed` leaves room for 16.
+STREAMS = 16
+_WINDOW, _FLIP, _COLOUR, _PAD = 1, 2, 3, 4
+
+
+def image_seed(seed: int, position: tf.Tensor) -> tf.Tensor:
+    """Return the seed, int64 [2], of the image at a position (int64 scalar) of the stream."""
+    return tf.stack([tf.constant(seed * STREAMS, tf.int64), tf.cast(position, tf.int64)])
+
+
+def _uniform(count: int, seed: tf.Tensor, stream: int) -> tf.Tensor:
+    return tf.random.stateless_uniform([count], seed + tf.constant([stream, 0], tf.int64))
+
+
+def integer_between(low: int, high: tf.Tensor | int, uniform: tf.Tensor) -> tf.Tensor:
+    """Map uniform numbers in [0, 1) to integers in [low, high], both inclusive; int32."""
+    span = tf.cast(high - low + 1, tf.float32)
+    return tf.minimum(low + tf.cast(uniform * span, tf.int32), high)
+
+
+def scale_jitter_window(
+    shape: tf.Tensor, sides: tuple[int, int], size: int, seed: tf.Tensor
+) -> tf.Tensor:
+    """Draw a random crop of a randomly scaled image, as a window of the source (Sec. 3.4).
+
+    The shorter side of the image [H, W] = shape becomes an integer uniform on [sides]; of all
+    size x size windows of that image one is drawn uniformly. Returns float32 [3]: y, x and side
+    of the square window in source pixels. Windows of 100 pixels and more have whole-pixel
+    corners, which changes the scale by less than 0.5 % and lets a decoder cut them out.
+    """
+    uniform = _uniform(3, seed, _WINDOW)
+    shorter = tf.cast(integer_between(sides[0], sides[1], uniform[0]), tf.float32)
+    source = tf.cast(shape, tf.float32)
+    side = size * tf.reduce_min(source) / shorter
+    whole = is_whole(side)
+    side = tf.where(whole, tf.round(side), side)
+    room = source - side
+    corner = tf.where(
+        whole,
+        tf.minimum(tf.floor(uniform[1:] * (room + 1.0)), room),
+        uniform[1:] * room,
+    )
+    return tf.concat([corner, side[None]], axis=0)
+
+
+def is_whole(side: tf.Tensor) -> tf.Tensor:
+    """Tell whether a window of this side is cut at whole source pixels."""
+    return side >= 100.0
+
+
+def resample_window(image: tf.Tensor, window: tf.Tensor, size: int) -> tf.Tensor:
+    """Resample a real-valued window (y, x, side) of an image to [size, size, 3], float32.
+
+    Bilinear with half-pixel centres, without antialiasing.
+    """
+    scale = size / window[2]
+    resized = tf.raw_ops.ScaleAndTranslate(
+        images=tf.cast(image, tf.float32)[None],
+        size=[size, size],
+        scale=tf.stack([scale, scale]),
+        translation=-window[:2] * scale,
+        kernel_type="triangle",
+        antialias=False,
+    )
+    return tf.ensure_shape(resized[0], [size, size, 3])
+
+
+def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Mirror an image left to right with probability one half."""
+    mirrored = _uniform(1, seed, _FLIP)[0] < 0.5
+    return tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
+
+
+def colour_shift(
+    std: float,
+    eigenvalues: tuple[float, ...],
+    eigenvectors: tuple[tuple[float, ...], ...],
+    seed: tf.Tensor,
+) -> tf.Tensor:
+    """Draw AlexNet's colour shift, float32 [3], to be added to every pixel of one image.
+
+    The sum of the eigenvectors, each times alpha * eigenvalue with alpha ~ N(0, std)
+    (Krizhevsky et al. 2012, Sec. 4.1); the eigenvalues are those of pixels in 0..1.
+    """
+    alpha = tf.random.stateless_normal(
+        [3], seed + tf.constant([_COLOUR, 0], tf.int64), stddev=std * 255.0
+    )
+    return tf.linalg.matvec(tf.constant(eigenvectors, tf.float32), alpha * eigenvalues)
+
+
+def random_padded_crop(
+    image: tf.Tensor, padding: int, seed: tf.Tensor, value: tf.Tensor | float = 0.0
+) -> tf.Tensor:
+    """Pad an image on each side and cut a random window of its own size (Sec. 4.2).
+
+    image: float32 [H, W, 3]; each of the (2 * padding + 1)^2 offsets is equally likely.
+    """
+    height, width, _ = image.shape
+    padded = tf.pad(image - value, [[padding, padding], [padding, padding], [0, 0]]) + value
+    offset = integer_between(0, 2 * padding, _uniform(2, seed, _PAD))
+    return tf.slice(padded, [offset[0], offset[1], 0], [height, width, 3])
+
+
+def crop_positions(
+    uniform: tf.Tensor, *, size: int, padding: int, flip: bool
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Draw the pad-crop-flip of a batch as rows and columns of the padded images.
+
+    uniform: float32 [B, 3] in [0, 1), for the vertical and horizontal offset and the flip.
+    Returns int32 rows [B, size, 1] and columns [B, 1, size], in 0 .. size + 2 * padding - 1.
+    """
+    offset = integer_between(0, 2 * padding, uniform[:, :2])
+    steps = tf.range(size)
+    columns = tf.broadcast_to(steps, [tf.shape(uniform)[0], size])
+    if flip:
+        columns = tf.where(uniform[:, 2:] < 0.5, size - 1 - columns, columns)
+    rows = offset[:, :1] + steps
+    return rows[:, :, None], (offset[:, 1:] + columns)[:, None, :]
+
+
+def resize_shorter_side(image: tf.Tensor, side: int, *, antialias: bool = True) -> tf.Tensor:
+    """Resize a whole image so that its shorter side has `side` pixels; float32.
+
+    Bilinear with half-pixel centres; the longer side is rounded to a whole pixel.
+    """
+    shape = tf.shape(image)[:2]
+    scale = side / tf.reduce_min(shape)
+    target = tf.cast(tf.round(tf.cast(shape, tf.float64) * scale), tf.int32)
+    return tf.image.resize(image, target, antialias=antialias)
+
+
+def central_crop(image: tf.Tensor, size: int) -> tf.Tensor:
+    """Cut the size x size centre; an odd margin leaves the extra pixel below and right."""
+    shape = tf.shape(image)
+    cut = tf.slice(image, [(shape[0] - size) // 2, (shape[1] - size) // 2, 0], [size, size, 3])
+    return tf.ensure_shape(cut, [size, size, 3])
