@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     )
     from resnet_keras.models.build import build_model
     from resnet_keras.models.complexity import Row, stages, total
-    from resnet_keras.models.initializers import initializers
+    from resnet_keras.models.initialization import initializers
     from resnet_keras.models.layers import FusedBatchNormalization
     from resnet_keras.models.parts import (
         average_pooling,
@@ -70,7 +70,7 @@ __all__ = [
 ]
 
 # In this order: a name of the first two is found without loading TensorFlow.
-_MODULES = ("architectures", "complexity", "initializers", "layers", "parts", "blocks", "build")
+_MODULES = ("architectures", "complexity", "initialization", "layers", "parts", "blocks", "build")
 
 
 def __getattr__(name: str) -> Any:

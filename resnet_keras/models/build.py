@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -72,6 +73,7 @@ def build_model(
             f"pooling={pooling!r} needs include_top=False: the classifier has its own."
         )
     shape = _check_shape(spec, input_shape, include_top)
+    _check_depth(spec)
     options: dict[str, Any] = {
         "include_top": include_top,
         "pooling": pooling,
@@ -106,6 +108,17 @@ def _check_shape(
             "include_top=False."
         )
     return height, width, channels
+
+
+def _check_depth(spec: Spec) -> None:
+    """Refuse a network that Keras, a frame per layer, would end with a RecursionError."""
+    deep = 7 * sum(spec.blocks) if isinstance(spec, ResNetSpec) else 0  # layers of a basic block
+    limit = sys.getrecursionlimit()
+    if deep + 500 > limit:
+        raise ValueError(
+            f"{spec.name} is about {deep:,} layers deep, too deep for Python's recursion limit of "
+            f"{limit:,}: call sys.setrecursionlimit({deep + 500}) first, or choose a smaller depth."
+        )
 
 
 @contextlib.contextmanager

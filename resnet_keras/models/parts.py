@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import keras
 
-from resnet_keras.models.initializers import initializers
+from resnet_keras.models.initialization import initializers
 from resnet_keras.models.layers import FusedBatchNormalization
 
 MOMENTUM = 0.9  # share of the old moving average (Caffe, PyTorch); Keras has 0.99
