@@ -1,0 +1,302 @@
+"""Flags -> one frozen Config: one field = one flag = one line of help.
+
+Standard library and absl only, so that a wrong flag is answered before TensorFlow is loaded.
+"""
+
+import dataclasses
+import difflib
+import json
+import os
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+import pipelines
+from resnet_keras.errors import InputError
+from resnet_keras.models import complexity
+from resnet_keras.models.architectures import INITIALIZERS, SHORTCUTS, STEM_POOLS, STRIDES_ON
+
+MODES = ("train", "evaluate", "export", "predict", "summary")
+PRECISIONS = ("float32", "bfloat16")
+
+
+def _flag(default: Any, text: str, *, choices: Sequence[str] = (), low: float | None = None) -> Any:
+    return dataclasses.field(
+        default=default, metadata={"help": text, "choices": tuple(choices), "low": low}
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Hold every setting of a run; an empty string or 0 means "the usual one" where it says so."""
+
+    mode: str = _flag(
+        "train",
+        "train (then evaluate and export), evaluate or export a run, predict with an export, or "
+        "print a network's summary",
+        choices=MODES,
+    )
+    # Network
+    model: str = _flag("resnet50", "architecture; --mode=summary takes several, comma-separated")
+    shortcut: str = _flag(
+        "", "A zero-pads, B projects where shapes change, C projects always; '' is the network's "
+        "own", choices=("", *SHORTCUTS),
+    )  # fmt: skip
+    stride_on: str = _flag(
+        "", "convolution of a bottleneck that has the stride: 1x1 (the paper) or 3x3 "
+        "(torchvision); '' is the network's own", choices=("", *STRIDES_ON),
+    )  # fmt: skip
+    stem_pool: str = _flag(
+        "", "padding of the first max pooling: ceil (Caffe, the paper's) or symmetric "
+        "(torchvision, Keras Applications)", choices=("", *STEM_POOLS),
+    )  # fmt: skip
+    init: str = _flag(
+        "", "initial weights; '' is the network's published choice", choices=("", *INITIALIZERS)
+    )
+    # Data
+    dataset: str = _flag("imagenet2012", "one of: " + ", ".join(pipelines.DATASETS))
+    data_dir: str = _flag("", "where the data set lies; '' is TFDS's own directory")
+    classes: tuple[str, ...] = _flag((), "keep these classes only, relabelled in this order")
+    validation_images: int = _flag(0, "training images held out and reported on instead", low=0)
+    recipe: str = _flag("", "preprocessing and augmentation; '' is the data set's own")
+    image_size: int = _flag(0, "pixels a side; 0 is the network's own", low=0)
+    # Optimisation; defaults from Sec. 3.4
+    batch_size: int = _flag(256, "images a step, over all devices", low=1)
+    train_steps: int = _flag(600_000, "iterations", low=1)
+    learning_rate: float = _flag(0.1, "learning rate at the start", low=0)
+    lr_drops: tuple[int, ...] = _flag((), "iterations at which the learning rate is divided by 10")
+    momentum: float = _flag(0.9, "momentum, Caffe's form: v = m v + lr g", low=0)
+    weight_decay: float = _flag(1e-4, "L2 coefficient added to the gradient (coupled)", low=0)
+    decay: str = _flag("kernels", "variables that decay", choices=("kernels", "all"))
+    precision: str = _flag(
+        "float32", "bfloat16 is mixed: variables, statistics and loss in float32",
+        choices=PRECISIONS,
+    )  # fmt: skip
+    seed: int = _flag(0, "seed of weights, order, augmentation and dropout", low=0)
+    # Run
+    strategy: str = _flag(
+        "auto", "devices: auto is mirrored on several GPUs, else one device",
+        choices=("auto", "one_device", "mirrored"),
+    )  # fmt: skip
+    run_dir: str = _flag("", "checkpoints, log and config; '' is runs/MODEL_DATASET")
+    restart: bool = _flag(False, "start the run anew, deleting its files")
+    steps_per_call: int = _flag(10, "steps in one call of the compiled loop", low=1)
+    log_every: int = _flag(100, "steps between lines of the log", low=1)
+    checkpoint_every: int = _flag(5_000, "steps between checkpoints", low=1)
+    evaluate_every: int = _flag(0, "steps between evaluations; 0 is at the end only", low=0)
+    evaluation_batch_size: int = _flag(0, "images a batch in evaluation; 0 is --batch_size", low=0)
+    # Result
+    export_dir: str = _flag("", "SavedModel versions; '' is saved_models/ and the run's name")
+    saved_model: str = _flag("", "with --mode=predict: the export, with or without its version")
+    images: str = _flag("", "with --mode=predict: image files, a glob pattern in quotes")
+
+    def resolved(self) -> "Config":
+        """Return the config with every directory filled in."""
+        run_dir = self.run_dir or f"runs/{self.model}_{self.dataset}"
+        return dataclasses.replace(
+            self,
+            run_dir=run_dir,
+            export_dir=self.export_dir or f"saved_models/{Path(run_dir).name}",
+            evaluation_batch_size=self.evaluation_batch_size or self.batch_size,
+        )
+
+    def architecture_arguments(self) -> dict[str, Any]:
+        """Return the network's options as ``build_model`` and ``complexity`` name them."""
+        return {
+            "shortcut": self.shortcut or None,
+            "stride_on": self.stride_on or None,
+            "stem_pool": self.stem_pool or None,
+        }
+
+    def to_json(self) -> str:
+        """Return the config as JSON, one field a line."""
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+
+# What may differ when a run is resumed: none of these changes what a step computes.
+RESUMABLE = (
+    "mode data_dir train_steps strategy run_dir restart steps_per_call log_every checkpoint_every "
+    "evaluate_every evaluation_batch_size export_dir saved_model images"
+).split()
+
+_SECTIONS = {
+    "mode": "What to do",
+    "model": "Network",
+    "dataset": "Data",
+    "batch_size": "Optimisation",
+    "strategy": "Run",
+    "export_dir": "Result",
+}
+_USAGE = """\
+resnet_keras: Deep Residual Learning for Image Recognition, reproduced.
+
+  python -m resnet_keras.main --flagfile=configs/quickstart.flags
+  python -m resnet_keras.main --flagfile=configs/r152.flags --data_dir=DIR
+  python -m resnet_keras.main --mode=summary --model=vgg_e,plain34,resnet34,resnet152
+"""
+_FOOTER = """
+  --flagfile=FILE    read flags from a file; those after it on the line win
+  --version          print the version
+  --help             print this
+
+Exit codes: 0 done, 2 bad input, 75 stopped by a signal and resumable (same command), 1 other.
+"""
+
+
+def manual() -> str:
+    """Return the help text: every flag with its default, by section."""
+    lines = [_USAGE]
+    for field in dataclasses.fields(Config):
+        if field.name in _SECTIONS:
+            lines.append(f"\n{_SECTIONS[field.name]}\n")
+        default = field.default
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        lines.append(
+            f"  --{field.name}" + ("\n" if shown == "" or shown is False else f"={shown}\n")
+        )
+        text = field.metadata["help"]
+        allowed = [choice for choice in field.metadata["choices"] if choice]
+        if allowed:
+            text += " (" + " | ".join(allowed) + ")"
+        lines.append(textwrap.indent(textwrap.fill(text, 84), " " * 8) + "\n")
+    return "".join(lines) + _FOOTER
+
+
+def parse(arguments: Sequence[str]) -> Config:
+    """Return the Config of a command line (without the program's name).
+
+    With ``--mode=evaluate`` or ``export``, flags that are not given come from the run's own
+    ``config.json``, so that ``--run_dir`` alone names a run.
+
+    Raises:
+        InputError: for an unknown flag, a bad value, a positional argument or an impossible
+            combination.
+    """
+    arguments = _expand_flagfiles(arguments, Path(), ())
+    config = _read(arguments, {})
+    if config.mode in ("evaluate", "export"):
+        saved = Path(config.resolved().run_dir, "config.json")
+        if saved.is_file():
+            config = _read(arguments, json.loads(saved.read_text()))
+    config = config.resolved()
+    _validate(config)
+    return config
+
+
+def _expand_flagfiles(arguments: Sequence[str], folder: Path, within: tuple[Path, ...]) -> list:
+    """Put the lines of each --flagfile in its place; a nested one is relative to its file."""
+    expanded: list[str] = []
+    pending = list(arguments)
+    while pending:
+        argument = pending.pop(0)
+        name, separator, value = argument.lstrip("-").partition("=")
+        if not argument.startswith("-") or name != "flagfile":
+            expanded.append(argument)
+            continue
+        if not separator:
+            if not pending:
+                raise InputError("--flagfile needs a file: write --flagfile=configs/NAME.flags.")
+            value = pending.pop(0)
+        path = folder / os.path.expanduser(value)
+        if path in within:
+            raise InputError(f"--flagfile={value} includes itself: remove that line from {path}.")
+        try:
+            lines = path.read_text().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not a text file"
+            raise InputError(f"--flagfile={value} cannot be read ({path}): {reason}.") from None
+        for number, line in enumerate(lines, 1):
+            flag = line.strip()
+            if not flag or flag.startswith("#"):
+                continue
+            if not flag.startswith("-") or " #" in flag:
+                raise InputError(
+                    f"Line {number} of {path} is {flag!r}: write one --flag=value a line, and "
+                    "comments on lines of their own."
+                )
+            expanded += _expand_flagfiles([flag], path.parent, (*within, path))
+    return expanded
+
+
+def _read(arguments: Sequence[str], defaults: dict[str, Any]) -> Config:
+    """Parse with absl, on flags of our own: those that libraries define are none of ours."""
+    values = flags.FlagValues()
+    define = {
+        str: flags.DEFINE_string,
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        bool: flags.DEFINE_boolean,
+        tuple: flags.DEFINE_list,
+    }
+    for field in dataclasses.fields(Config):
+        default = defaults.get(field.name, field.default)
+        if isinstance(field.default, tuple):
+            default = [str(item) for item in default]
+        define[type(field.default)](field.name, default, field.metadata["help"], flag_values=values)
+    try:
+        rest = values(["resnet-keras", *arguments])[1:]
+    except flags.UnrecognizedFlagError as error:
+        names = [field.name for field in dataclasses.fields(Config)]
+        near = difflib.get_close_matches(error.flagname, names, n=1)
+        hint = f" Did you mean --{near[0]}?" if near else ""
+        raise InputError(
+            f"--{error.flagname} is no flag.{hint} See --helpshort for all flags."
+        ) from None
+    except flags.Error as error:
+        raise InputError(f"{str(error).rstrip('.')}. See --helpshort for all flags.") from None
+    if rest:
+        raise InputError(f"Unexpected argument {rest[0]!r}: every setting is a --flag=value.")
+    given = {field.name: values[field.name].value for field in dataclasses.fields(Config)}
+    given["classes"] = tuple(name.strip() for name in given["classes"])
+    try:
+        given["lr_drops"] = tuple(int(drop) for drop in given["lr_drops"])
+    except ValueError:
+        raise InputError(
+            f"--lr_drops={','.join(given['lr_drops'])}: give whole iterations, e.g. 32000,48000."
+        ) from None
+    for field in dataclasses.fields(Config):
+        _validate_value(field, given[field.name])
+    return Config(**given)
+
+
+def _validate_value(field: dataclasses.Field, value: Any) -> None:
+    choices, low = field.metadata["choices"], field.metadata["low"]
+    if choices and value not in choices:
+        allowed = ", ".join(choice for choice in choices if choice)
+        raise InputError(f"--{field.name}={value} is not one of: {allowed}.")
+    if low is not None and not low <= value < float("inf"):
+        raise InputError(f"--{field.name}={value} is out of range: give {low} or more.")
+
+
+def _validate(config: Config) -> None:
+    """Refuse what cannot work, before anything is loaded."""
+    names = config.model.replace(" ", "").split(",") if config.mode == "summary" else [config.model]
+    for name in names:
+        try:
+            complexity.stages(
+                name, input_size=config.image_size or None, **config.architecture_arguments()
+            )
+        except ValueError as error:
+            raise InputError(str(error)) from None
+    if list(config.lr_drops) != sorted(set(config.lr_drops)) or min(config.lr_drops, default=1) < 1:
+        raise InputError(f"--lr_drops={config.lr_drops}: give rising iterations from 1 on.")
+    if config.momentum >= 1:
+        raise InputError(f"--momentum={config.momentum} is out of range: give 0 <= momentum < 1.")
+    if config.mode == "predict":
+        for name in ("saved_model", "images"):
+            if not getattr(config, name):
+                raise InputError(f"--mode=predict needs --{name}: {_help(name)}.")
+    if config.mode in ("train", "evaluate", "export"):
+        try:
+            pipelines.check(config.dataset, config.data_dir or None)
+        except pipelines.DataError as error:
+            raise InputError(str(error)) from None
+    if config.recipe and config.recipe not in pipelines.RECIPES:
+        raise InputError(f"--recipe={config.recipe} is not one of: {', '.join(pipelines.RECIPES)}.")
+
+
+def _help(name: str) -> str:
+    return Config.__dataclass_fields__[name].metadata["help"]

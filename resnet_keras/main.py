@@ -1,0 +1,75 @@
+"""``python -m resnet_keras.main``: flags -> Config -> the one function of its --mode."""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+
+import pipelines
+from resnet_keras import config as configuration
+from resnet_keras.errors import InputError
+from resnet_keras.version import __version__
+
+DONE, OTHER, BAD_INPUT, RESUMABLE = 0, 1, 2, 75  # 75 is EX_TEMPFAIL: run the command again
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command line (without the program's name) and return its exit code."""
+    if {"--help", "--helpshort", "--helpfull", "-h"} & set(arguments):
+        print(configuration.manual(), end="")
+        return DONE
+    if "--version" in arguments:
+        print(f"resnet_keras {__version__}")
+        return DONE
+    try:
+        config = configuration.parse(arguments)
+        # On CPUs without AVX-512, TensorFlow leaves its faster convolutions off unless asked.
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+        with _quiet():
+            from resnet_keras import jobs
+
+        return {
+            "train": jobs.train,
+            "evaluate": jobs.evaluate,
+            "export": jobs.export,
+            "predict": jobs.predict,
+            "summary": jobs.summary,
+        }[config.mode](config)
+    except (InputError, pipelines.DataError) as error:
+        print(f"resnet_keras: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("resnet_keras: interrupted.", file=sys.stderr)
+        return RESUMABLE
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep TensorFlow's start-up chatter from the terminal; what precedes an error is shown.
+
+    Its first lines come before it reads TF_CPP_MIN_LOG_LEVEL, hence the detour of stderr itself.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as chatter:
+        os.dup2(chatter.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            chatter.seek(0)
+            os.write(terminal, chatter.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+def console() -> None:
+    """Run as the console command ``resnet-keras``."""
+    sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    console()

@@ -1,0 +1,1 @@
+"""What leaves the house: SavedModels for TF Serving, and answers from them."""

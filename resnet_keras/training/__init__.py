@@ -1,0 +1,1 @@
+"""How a network learns: strategy, schedule, optimizer, loop, checkpoints and log."""

@@ -1,0 +1,120 @@
+"""Flags: what is typed, what it becomes, and what is refused."""
+
+import subprocess
+import sys
+
+import pytest
+
+from resnet_keras import config
+from resnet_keras.errors import InputError
+
+
+def test_later_flags_win_over_the_flagfile(tmp_path):
+    (tmp_path / "a.flags").write_text("--dataset=digits\n--batch_size=3\n--seed=1\n")
+    parsed = config.parse([f"--flagfile={tmp_path}/a.flags", "--batch_size=5"])
+    assert (parsed.batch_size, parsed.seed) == (5, 1)
+
+
+def test_nested_flagfiles_are_relative_to_their_own_file(tmp_path, monkeypatch):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "base.flags").write_text("--dataset=digits\n--batch_size=3\n")
+    (tmp_path / "deep/leaf.flags").write_text("# a leaf\n\n--flagfile=../base.flags\n--seed=9\n")
+    monkeypatch.chdir("/")
+    parsed = config.parse(["--flagfile", str(tmp_path / "deep/leaf.flags")])
+    assert (parsed.batch_size, parsed.seed) == (3, 9)
+
+
+@pytest.mark.parametrize("line", ["seed=3", "--seed=3 # why", "batch 3"])
+def test_a_flagfile_line_that_absl_would_misread_is_refused_with_its_number(tmp_path, line):
+    (tmp_path / "a.flags").write_text(f"--dataset=digits\n{line}\n")
+    with pytest.raises(InputError, match=r"Line 2 of .*a\.flags"):
+        config.parse([f"--flagfile={tmp_path}/a.flags"])
+
+
+def test_a_flagfile_that_includes_itself_is_refused(tmp_path):
+    (tmp_path / "a.flags").write_text("--flagfile=a.flags\n")
+    with pytest.raises(InputError, match="includes itself"):
+        config.parse([f"--flagfile={tmp_path}/a.flags"])
+
+
+REFUSED = [
+    (["--model=resnet51"], "resnet50"),
+    (["--model=cifar_resnet21"], "6n"),
+    (["--batch_sise=3"], "--batch_size"),
+    (["--batch_size=0"], "1 or more"),
+    (["--batch_size=many"], "batch_size"),
+    (["--learning_rate=nan"], "0 or more"),
+    (["--momentum=1"], "< 1"),
+    (["--precision=float16"], "float32, bfloat16"),
+    (["--lr_drops=5,3"], "rising"),
+    (["--lr_drops=5,x"], "whole iterations"),
+    (["train"], "--flag=value"),
+    (["--mode=fly"], "train, evaluate"),
+    (["--model=plain34", "--shortcut=A"], "plain34"),
+    (["--model=resnet18", "--stride_on=3x3"], "bottleneck"),
+    (["--model=cifar_resnet20", "--stem_pool=ceil"], "stem"),
+    (["--model=resnet50,resnet18"], "resnet50,resnet18"),
+    (["--dataset=mnisst"], "digits"),
+    (["--recipe=mine"], "imagenet"),
+    (["--flagfile=/nowhere.flags"], "/nowhere.flags"),
+    (["--flagfile"], "needs a file"),
+    (["--mode=predict"], "--saved_model"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "told"), REFUSED, ids=lambda x: " ".join(x))
+def test_bad_flags_are_refused_in_one_sentence(arguments, told):
+    given = ["--dataset=digits"] if not any("dataset" in a for a in arguments) else []
+    with pytest.raises(InputError) as caught:
+        config.parse([*given, *arguments])
+    message = str(caught.value)
+    assert told in message
+    assert "\n" not in message
+    assert message.endswith(".")
+
+
+def test_default_directories_follow_model_and_data(monkeypatch):
+    parsed = config.parse(["--model=cifar_resnet20", "--dataset=digits"])
+    assert parsed.run_dir == "runs/cifar_resnet20_digits"
+    assert parsed.export_dir == "saved_models/cifar_resnet20_digits"
+    named = config.parse(["--dataset=digits", "--run_dir=/tmp/a/mine"])
+    assert named.export_dir == "saved_models/mine"
+
+
+def test_evaluate_takes_the_settings_of_the_run(tmp_path):
+    saved = config.parse(["--model=cifar_resnet32", "--dataset=digits", "--lr_drops=7,9"])
+    (tmp_path / "config.json").write_text(saved.to_json())
+    parsed = config.parse(["--mode=evaluate", f"--run_dir={tmp_path}", "--seed=4"])
+    assert (parsed.model, parsed.dataset, parsed.lr_drops) == ("cifar_resnet32", "digits", (7, 9))
+    assert (parsed.seed, parsed.mode, parsed.run_dir) == (4, "evaluate", str(tmp_path))
+
+
+def _run(code: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["--helpshort"], 0), (["--version"], 0), (["--modell=resnet50"], 2), (["--seed=x"], 2),
+     (["--model=resnet51"], 2), (["stray"], 2), (["--dataset=imagenet2012", "--data_dir=/no"], 2)],
+)  # fmt: skip
+def test_wrong_flags_are_answered_without_tensorflow(arguments, code):
+    done = _run(
+        "import sys; from resnet_keras.main import main; "
+        f"code = main({arguments!r}); "
+        "heavy = {'tensorflow', 'keras', 'tensorflow_datasets', 'sklearn'} & set(sys.modules); "
+        "assert not heavy, heavy; sys.exit(code)"
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    if code:
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_manual_names_every_flag_and_fits_a_terminal():
+    text = config.manual()
+    for name in config.Config.__dataclass_fields__:
+        assert f"--{name}" in text
+    assert max(map(len, text.splitlines())) <= 100

@@ -1,0 +1,90 @@
+"""The shipped .flags files: each parses, says what it is, and repeats nothing."""
+
+import pytest
+from conftest import ROOT
+
+from resnet_keras import config
+
+FILES = sorted((ROOT / "configs").glob("*.flags"))
+LEAVES = [file for file in FILES if not file.stem.startswith("base_")]
+NAMED = (
+    "quickstart r18 r34 r50 r101 r152 plain18 plain34 cifar_r20 cifar_r32 cifar_r44 cifar_r56 "
+    "cifar_r110 cifar_r1202 cifar_plain20 cifar_plain32 cifar_plain44 cifar_plain56 "
+    "cifar_plain110 vgg_a vgg_b vgg_c vgg_d vgg_e lab_vgg16 lab_r50"
+).split()
+
+
+def _flags(file) -> dict[str, str]:
+    """Return the flags of one file alone, without those of its base."""
+    lines = [line for line in file.read_text().splitlines() if line.startswith("--")]
+    pairs = [line[2:].split("=", 1) for line in lines]
+    assert len({name for name, _ in pairs}) == len(pairs), f"{file.name} names a flag twice"
+    return dict(pairs)
+
+
+def _parse(file, monkeypatch) -> config.Config:
+    monkeypatch.setattr("pipelines.check", lambda *_: None)  # no data on this machine
+    return config.parse([f"--flagfile={file}"])
+
+
+def test_every_experiment_has_its_config():
+    assert set(NAMED) <= {file.stem for file in LEAVES}
+
+
+@pytest.mark.parametrize("file", LEAVES, ids=lambda file: file.stem)
+def test_leaf_opens_with_source_command_cost_and_result(file, monkeypatch):
+    first = file.read_text().splitlines()[:4]
+    assert all(line.startswith("# ") for line in first)
+    assert first[1].startswith(f"# Run: python -m resnet_keras.main --flagfile=configs/{file.name}")
+    assert first[2].startswith("# Cost: ")
+    assert "ublished" in first[3]
+    assert "easured" in first[3]
+    _parse(file, monkeypatch)
+
+
+@pytest.mark.parametrize("file", LEAVES, ids=lambda file: file.stem)
+def test_leaf_holds_only_what_differs_from_its_base(file):
+    flags = _flags(file)
+    if "flagfile" in flags:
+        base = file.parent / flags["flagfile"]
+        inherited = _flags(base)
+        if "flagfile" in inherited:
+            inherited = _flags(base.parent / inherited["flagfile"]) | inherited
+        repeated = {name for name in flags if inherited.get(name) == flags[name]}
+        assert not repeated
+
+
+# Sec. 3.4 and 4.2 of the ResNet paper, Sec. 3.1 of the VGG paper, and the lab report.
+RECIPES = {
+    "r152": {"batch_size": 256, "learning_rate": 0.1, "weight_decay": 1e-4, "momentum": 0.9,
+             "train_steps": 600_000, "decay": "kernels"},
+    "cifar_r20": {"batch_size": 128, "learning_rate": 0.1, "weight_decay": 1e-4, "momentum": 0.9,
+                  "train_steps": 64_000, "lr_drops": (32_000, 48_000)},
+    "vgg_d": {"batch_size": 256, "learning_rate": 1e-2, "weight_decay": 5e-4, "momentum": 0.9,
+              "train_steps": 370_000},
+    "lab_r50": {"learning_rate": 1e-2, "weight_decay": 5e-4, "momentum": 0.9, "decay": "all",
+                "classes": ("airplane", "automobile", "bird"), "lr_drops": ()},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_published_settings_arrive_in_the_config(name, monkeypatch):
+    parsed = _parse(ROOT / "configs" / f"{name}.flags", monkeypatch)
+    assert {key: getattr(parsed, key) for key in RECIPES[name]} == RECIPES[name]
+
+
+def test_vgg_divides_its_rate_three_times(monkeypatch):
+    parsed = _parse(ROOT / "configs/vgg_e.flags", monkeypatch)
+    assert len(parsed.lr_drops) == 3
+
+
+def test_lab_runs_last_as_many_epochs_as_the_report_says(monkeypatch):
+    for name, epochs in (("lab_vgg16", 20), ("lab_r50", 15)):
+        parsed = _parse(ROOT / f"configs/{name}.flags", monkeypatch)
+        assert 0 <= parsed.train_steps * parsed.batch_size - epochs * 15_000 < parsed.batch_size
+
+
+def test_the_list_names_every_config():
+    text = (ROOT / "configs/README.md").read_text()
+    for file in LEAVES:
+        assert f"| {file.stem} |" in text

@@ -1,0 +1,203 @@
+"""The loop itself, on a network small enough for a second a run."""
+
+import json
+import os
+import signal
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import mirrored
+
+from resnet_keras.training import loop
+from resnet_keras.training.checkpoints import Checkpoints, average_statistics
+from resnet_keras.training.logs import Log
+from resnet_keras.training.optimizers import CoupledDecaySGD
+from resnet_keras.training.schedules import piecewise
+
+BATCH = 12
+
+
+def _network(norm: bool = True, dropout: float = 0.0) -> keras.Model:
+    x = image = keras.Input((4, 4, 3))
+    x = keras.layers.Conv2D(5, 3, name="conv")(x)
+    if norm:
+        x = keras.layers.BatchNormalization(momentum=0.9, name="bn")(x)
+    x = keras.layers.Flatten()(keras.layers.Activation("relu")(x))
+    if dropout:
+        x = keras.layers.Dropout(dropout)(x)
+    return keras.Model(image, keras.layers.Dense(3, name="fc")(x))
+
+
+def _batches(first: int = 0) -> tf.data.Dataset:
+    """Return learnable batches that follow from their number."""
+
+    def batch(number: tf.Tensor) -> dict[str, tf.Tensor]:
+        seed = tf.stack([tf.constant(5, tf.int64), number])
+        image = tf.random.stateless_normal([BATCH, 4, 4, 3], seed)
+        label = tf.argmax(tf.reduce_mean(image, [1, 2]), axis=1, output_type=tf.int32)
+        return {"image": image, "label": label, "weight": tf.ones([BATCH])}
+
+    return tf.data.Dataset.range(first, 10**6).map(batch)
+
+
+class Run:
+    """One run in a directory: everything that main would put together."""
+
+    def __init__(self, folder, strategy=None, **network):
+        keras.utils.set_random_seed(3)
+        self.strategy = strategy or tf.distribute.OneDeviceStrategy("/cpu:0")
+        with self.strategy.scope():
+            self.model = _network(**network)
+            self.optimizer = CoupledDecaySGD(0.9, 1e-3, "kernels")
+            self.optimizer.build(self.model.trainable_variables)
+            self.checkpoints = Checkpoints(folder, self.model, self.optimizer)
+            self.start, self.window = self.checkpoints.restore()
+        self.folder = folder
+        self.evaluated: list[int] = []
+
+    def train(self, steps, *, rate=0.05, evaluate=None, **periods):
+        given = {"steps_per_call": 4, "log_every": 10, "checkpoint_every": 7, "evaluate_every": 0}
+        log = Log(self.folder / "log.jsonl", step=self.start, total_steps=steps)
+        batches = self.strategy.experimental_distribute_dataset(_batches(self.start))
+        try:
+            loop.train(
+                loop.make_train_function(
+                    self.model, self.optimizer, self.strategy, batch_size=BATCH, seed=1
+                ),
+                iter(batches),
+                schedule=piecewise(rate, (20,)),
+                start=self.start,
+                steps=steps,
+                window=self.window,
+                save=self.checkpoints.save,
+                evaluate=evaluate or self.evaluated.append,
+                log=log,
+                **(given | periods),
+            )
+        finally:
+            log.close()
+        return self
+
+    def weights(self) -> list[np.ndarray]:
+        average_statistics(self.strategy, self.model)
+        variables = [*self.model.variables, *self.optimizer.variables]
+        kept = [v for v in variables if "seed" not in v.path]
+        return [self.strategy.experimental_local_results(v.value)[0].numpy() for v in kept]
+
+    def log(self) -> list[dict]:
+        lines = (self.folder / "log.jsonl").read_text().splitlines()
+        records = [json.loads(line) for line in lines]
+        return [{k: v for k, v in r.items() if k != "images_per_second"} for r in records]
+
+
+def _folder(tmp_path, name):
+    (tmp_path / name).mkdir()
+    return tmp_path / name
+
+
+def _assert_equal(one: Run, other: Run):
+    for a, b in zip(one.weights(), other.weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_it_learns(tmp_path):
+    run = Run(_folder(tmp_path, "a")).train(200)
+    errors = [record["error"] for record in run.log()]
+    assert errors[-1] < 0.6 * errors[0]
+    assert [record["step"] for record in run.log()] == list(range(10, 201, 10))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_stopped_and_resumed_run_equals_an_undisturbed_one(tmp_path, dropout):
+    whole = Run(_folder(tmp_path, "whole"), dropout=dropout).train(32)
+    folder = _folder(tmp_path, "parts")
+    first = Run(folder, dropout=dropout)
+
+    def interrupt(step: int) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(loop.Stopped, match="SIGTERM"):
+        first.train(32, evaluate=interrupt, evaluate_every=13)
+    # The signal came after step 13; the call at hand is finished and saved.
+    resumed = Run(folder, dropout=dropout)
+    assert 13 < resumed.start < 20
+    resumed.train(32)
+    _assert_equal(whole, resumed)
+    # Calls end at other steps, so the sums of a line are added in another order.
+    for one, other in zip(whole.log(), resumed.log(), strict=True):
+        assert one.pop("kind") == other.pop("kind")
+        assert other == pytest.approx(one, rel=1e-6)
+
+
+def test_the_number_of_steps_in_a_call_changes_nothing(tmp_path):
+    one = Run(_folder(tmp_path, "one")).train(20, steps_per_call=1)
+    many = Run(_folder(tmp_path, "many")).train(20, steps_per_call=9)
+    _assert_equal(one, many)
+
+
+def test_periods_are_kept_whatever_the_steps_in_a_call(tmp_path):
+    run = Run(_folder(tmp_path, "a")).train(20, steps_per_call=16, evaluate_every=6)
+    assert run.evaluated == [6, 12, 18]
+    assert [r["step"] for r in run.log()] == [10, 20]
+    # Checkpoints at 7 and 14, and at the end.
+    assert sorted(f.stem for f in run.folder.glob("*.index")) == ["ckpt-14", "ckpt-20", "ckpt-7"]
+
+
+def test_replicas_without_batch_norm_equal_one_device(tmp_path, cpus):
+    one = Run(_folder(tmp_path, "1"), norm=False).train(8)
+    strategy = mirrored(cpus[:3])
+    three = Run(_folder(tmp_path, "3"), strategy, norm=False).train(8)
+    for a, b in zip(one.weights(), three.weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_statistics_become_the_mean_over_replicas(tmp_path, cpus):
+    strategy = mirrored(cpus[:2])
+    run = Run(_folder(tmp_path, "a"), strategy).train(5)
+    moving_mean = run.model.get_layer("bn").moving_mean.value
+    values = [v.numpy() for v in strategy.experimental_local_results(moving_mean)]
+    assert np.abs(values[0] - values[1]).max() > 1e-4  # each saw half of every batch
+    average_statistics(strategy, run.model)
+    for value in strategy.experimental_local_results(moving_mean):
+        np.testing.assert_allclose(value.numpy(), (values[0] + values[1]) / 2, rtol=1e-6)
+
+
+def test_dropout_differs_by_step_and_replica_and_follows_the_seed(tmp_path, cpus):
+    """Masks show in the loss of a network whose weights stand still."""
+
+    def losses(seed: int, replicas: int) -> np.ndarray:
+        keras.utils.set_random_seed(3)
+        strategy = mirrored(cpus[:replicas])
+        with strategy.scope():
+            model = _network(norm=False, dropout=0.5)
+            optimizer = CoupledDecaySGD(0.0, 0.0, "kernels")
+            optimizer.build(model.trainable_variables)
+        train = loop.make_train_function(model, optimizer, strategy, batch_size=12, seed=seed)
+        same = next(iter(_batches()))
+        # Both replicas get the same images, so that only their masks can differ.
+        half = {k: tf.concat([v[:6], v[:6]], 0) for k, v in same.items()}
+        batches = tf.data.Dataset.from_tensors(half).repeat()
+        iterator = iter(strategy.experimental_distribute_dataset(batches))
+        one = tf.constant(1)
+        steps = [train(iterator, tf.zeros(1), one, tf.constant(step)) for step in range(3)]
+        return np.array([sums.numpy()[0] for sums in steps])
+
+    first = losses(1, 2)
+    assert len(set(first.round(4))) == 3
+    np.testing.assert_array_equal(first, losses(1, 2))
+    assert not np.allclose(first, losses(2, 2))
+    # Replicas with one mask would give twice the loss of one replica with half the batch.
+    one = losses(1, 1)
+    assert not np.allclose(first, one)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_path):
+    run = Run(_folder(tmp_path, "a")).train(7)
+    before = run.weights()
+    broken = Run(run.folder)
+    with pytest.raises(loop.NonFiniteLoss, match="last checkpoint is of step 7"):
+        broken.train(200, rate=1e30)
+    for a, b in zip(before, Run(run.folder).weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
