@@ -41,8 +41,8 @@ def test_keras_file(name, options, tmp_path):
     np.testing.assert_array_equal(again(x), model(x))
 
 
-@pytest.mark.parametrize(("name", "options"), [SMALL[0], SMALL[2], SMALL[6]])
-def test_weights_fit_stock_layers(name, options, tmp_path):
+@pytest.mark.parametrize(("name", "options"), [SMALL[0], SMALL[2]])
+def test_weights_fit_stock_layers(name, options):
     model = build_model(name, **options)
     x = train_statistics(model)
 
@@ -55,18 +55,23 @@ def test_weights_fit_stock_layers(name, options, tmp_path):
     assert {type(layer).__module__.partition(".")[0] for layer in plain.layers} == {"keras"}
     plain.set_weights(model.get_weights())
     np.testing.assert_allclose(plain(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+def test_weights_file(tmp_path):
+    model, other = build_model("cifar_resnet8"), build_model("cifar_resnet8")
+    x = train_statistics(model)
     model.save_weights(tmp_path / "model.weights.h5")
-    plain.load_weights(tmp_path / "model.weights.h5")
-    np.testing.assert_allclose(plain(x), model(x), rtol=1e-5, atol=1e-5)
+    other.load_weights(tmp_path / "model.weights.h5")
+    np.testing.assert_array_equal(other(x), model(x))
 
 
-def test_more_layers_in_a_row_than_pythons_first_recursion_limit(tmp_path):
+def test_more_layers_in_a_row_than_pythons_first_recursion_limit():
     inputs = x = keras.Input((2,))
     x = FusedBatchNormalization()(x)  # what our networks import
     for i in range(1100):
         x = keras.layers.Identity(name=f"layer{i}")(x)
-    keras.Model(inputs, x).save(tmp_path / "model.keras")
-    assert len(keras.saving.load_model(tmp_path / "model.keras").layers) == 1102
+    model = keras.Model(inputs, x)
+    assert len(keras.Model.from_config(model.get_config()).layers) == 1102
 
 
 @pytest.mark.slow
