@@ -224,7 +224,7 @@ def _expand_flagfiles(arguments: Sequence[str], folder: Path, within: tuple[Path
 def _read(arguments: Sequence[str], defaults: dict[str, Any]) -> Config:
     """Parse with absl, on flags of our own: those that libraries define are none of ours."""
     values = flags.FlagValues()
-    define = {
+    define: dict[type, Any] = {
         str: flags.DEFINE_string,
         int: flags.DEFINE_integer,
         float: flags.DEFINE_float,
@@ -249,7 +249,9 @@ def _read(arguments: Sequence[str], defaults: dict[str, Any]) -> Config:
         raise InputError(f"{str(error).rstrip('.')}. See --helpshort for all flags.") from None
     if rest:
         raise InputError(f"Unexpected argument {rest[0]!r}: every setting is a --flag=value.")
-    given = {field.name: values[field.name].value for field in dataclasses.fields(Config)}
+    given: dict[str, Any] = {
+        field.name: values[field.name].value for field in dataclasses.fields(Config)
+    }
     given["classes"] = tuple(name.strip() for name in given["classes"])
     try:
         given["lr_drops"] = tuple(int(drop) for drop in given["lr_drops"])

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -68,6 +69,8 @@ def _quiet() -> Iterator[None]:
 
 def console() -> None:
     """Run as the console command ``resnet-keras``."""
+    # SIGTERM is Ctrl-C: what is half-written is cleared away, and the exit code says resumable.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main(sys.argv[1:]))
 
 

@@ -115,7 +115,7 @@ def train(
     checkpoint_every: int,
     evaluate_every: int,
     save: Callable[[int, Sequence[float]], None],
-    evaluate: Callable[[int], None],
+    evaluate: Callable[[int], object],
     log: Log,
 ) -> None:
     """Train from step ``start`` to ``steps``, saving, evaluating and logging on the way.
@@ -156,8 +156,8 @@ def train(
             if not math.isfinite(results[0]):
                 raise NonFiniteLoss(
                     f"The loss is {results[0]} between steps {step} and {step + count} at a "
-                    f"learning rate of {rates[count - 1]:g}; the last checkpoint is of step {saved}. "
-                    "Lower --learning_rate, or start more gently."
+                    f"learning rate of {rates[count - 1]:g}; the last checkpoint is of step "
+                    f"{saved}. Lower --learning_rate, or start more gently."
                 )
             step += count
             sums = [total + float(new) for total, new in zip(sums, results, strict=True)]

@@ -1,0 +1,158 @@
+"""The command line as users run it: train, look at the result, run it again, get it wrong."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+TINY = [
+    "--dataset=digits", "--model=cifar_resnet8", "--batch_size=32", "--train_steps=12",
+    "--log_every=5", "--steps_per_call=3",
+]  # fmt: skip
+
+
+def _main(*arguments, cwd, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "resnet_keras.main", *arguments]
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=600, check=False, **options
+    )
+
+
+def _done(*arguments, cwd) -> str:
+    result = _main(*arguments, cwd=cwd)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_the_whole_path_and_then_the_same_command_again(tmp_path):
+    first = _done(*TINY, "--run_dir=run", "--export_dir=out", cwd=tmp_path)
+    (error,) = re.findall(r"Test error .* (\d+\.\d\d %)", first)
+    assert "out/1" in first
+    assert (tmp_path / "out/1/saved_model.pb").is_file()
+    again = _done(*TINY, "--run_dir=run", "--export_dir=out", cwd=tmp_path)
+    assert "finished" in again
+    assert re.findall(r"Test error .* (\d+\.\d\d %)", again) == [error]
+    assert (tmp_path / "out/2/saved_model.pb").is_file()
+
+    # The run alone names its network and data, and its answer stays the same.
+    told = _done("--mode=evaluate", "--run_dir=run", "--evaluation_batch_size=7", cwd=tmp_path)
+    assert error in told
+    exported = _done("--mode=export", "--run_dir=run", "--export_dir=out", cwd=tmp_path)
+    assert "out/3" in exported
+
+    for index in range(2):
+        pixels = np.random.default_rng(index).integers(0, 256, (20, 30, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{index}.png")
+    table = _done("--mode=predict", "--saved_model=out", "--images=*.png", cwd=tmp_path)
+    assert re.search(r"^0\.png +\d \d+\.\d ", table, re.MULTILINE)
+    assert re.search(r"^1\.png +\d \d+\.\d ", table, re.MULTILINE)
+
+    # Another setting is another run.
+    other = _main(*TINY, "--run_dir=run", "--seed=5", "--export_dir=out", cwd=tmp_path)
+    assert other.returncode == 2
+    assert "--seed=0 (now 5)" in other.stderr
+    assert len(other.stderr.strip().splitlines()) == 1
+
+
+def test_a_signal_saves_and_the_same_command_resumes(tmp_path):
+    command = [sys.executable, "-m", "resnet_keras.main", *TINY, "--train_steps=2000"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "runs/cifar_resnet8_digits/log.jsonl"
+    deadline = time.time() + 300
+    while not (log.is_file() and log.read_text()) and time.time() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75, errors
+    (step,) = map(int, re.findall(r"Stopped by SIGTERM after step (\d+)", errors))
+    assert 5 <= step < 2000
+    resumed = _done(*TINY, f"--train_steps={step + 6}", cwd=tmp_path)
+    assert f"steps {step:,} to {step + 6:,}" in resumed
+    steps = [int(s) for s in re.findall(r'"step": (\d+)', log.read_text())]
+    assert steps == sorted(steps)
+    assert steps[-1] == step + 6
+
+
+def test_mixed_precision_and_several_devices_run_the_whole_path(tmp_path):
+    told = _done(*TINY, "--precision=bfloat16", "--strategy=mirrored", cwd=tmp_path)
+    assert "Test error" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--model=resnet51"], "resnet50"),
+        (["--batch_sise=3"], "--batch_size"),
+        (["digits"], "digits"),
+        (["--batch_size=0"], "1 or more"),
+        (["--export_dir=file/deeper"], "file/deeper"),
+        (["--run_dir=file"], "--run_dir=file"),
+        (["--classes=1,cat"], "cat"),
+        (["--validation_images=99999"], "99999"),
+        (["--dataset=folder", "--data_dir=nowhere"], "nowhere"),
+        (["--dataset=folder", "--data_dir=one"], "one"),
+        (["--dataset=folder", "--data_dir=empty"], "images"),
+        (["--dataset=folder", "--data_dir=untested"], "val"),
+        (["--dataset=imagenet2012", "--data_dir=nowhere"], "ILSVRC2012_img_train.tar"),
+        (["--mode=evaluate"], "no checkpoint"),
+        (["--mode=predict", "--saved_model=empty", "--images=*"], "saved_model.pb"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_bad_input_costs_one_sentence_and_exit_code_2(tmp_path, arguments, told):
+    for folder in ("one/train/a", "one/val/a", "empty/train/a", "empty/train/b", "empty/val/a",
+                   "untested/train/a", "untested/train/b"):  # fmt: skip
+        (tmp_path / folder).mkdir(parents=True)
+    for folder in ("one/train/a", "one/val/a", "untested/train/a", "untested/train/b"):
+        Image.new("RGB", (32, 32)).save(tmp_path / folder / "image.png")
+    (tmp_path / "file").write_text("")
+    result = _main(*TINY, *arguments, cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert told in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.glob("**/ckpt-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [["--data_dir={shared}/data/tfds"],
+     ["--dataset=folder", "--data_dir={shared}/data/imagenette_mini"]],
+    ids=["imagenet2012", "folder"],
+)  # fmt: skip
+def test_resnet152_trains_on_photographs(tmp_path, shared, arguments):
+    told = _done(
+        f"--flagfile={ROOT}/configs/r152.flags",
+        *[argument.format(shared=shared) for argument in arguments],
+        "--batch_size=4",
+        "--train_steps=2",
+        cwd=tmp_path,
+    )
+    assert "Test error" in told
+    assert list(tmp_path.glob("runs/*/ckpt-2.index"))
+    assert list(tmp_path.glob("saved_models/*/1/saved_model.pb"))
+
+
+@pytest.mark.slow
+def test_cifar_resnet20_learns_within_500_steps(tmp_path, shared):
+    told = _done(
+        f"--flagfile={ROOT}/configs/cifar_r20.flags",
+        f"--data_dir={shared}/data/tfds",
+        "--train_steps=500",
+        cwd=tmp_path,
+    )
+    assert float(re.findall(r"Test error +(\d+\.\d\d) %", told)[0]) < 55
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_the_quickstart_reaches_its_error_with_every_seed(tmp_path, seed):
+    told = _done(f"--flagfile={ROOT}/configs/quickstart.flags", f"--seed={seed}", cwd=tmp_path)
+    assert float(re.findall(r"Test error +(\d+\.\d\d) %", told)[0]) <= 1.5
