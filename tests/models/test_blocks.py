@@ -178,7 +178,7 @@ def test_residual_adds_the_input_to_any_branch():
 
 
 @pytest.mark.parametrize(
-    ("sides", "stride"), [((8, 8), 2), ((7, 9), 2), ((10, 10), 3), ((6, 6), 1)]
+    ("sides", "stride"), [((8, 8), 2), ((7, 9), 2), ((10, 10), 3), ((6, 6), 1), ((8, 1), 2)]
 )
 def test_residual_infers_the_stride_from_the_sides(sides, stride):
     x = numbers(2, *sides, 4)
