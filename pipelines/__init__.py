@@ -6,23 +6,32 @@ Importing the package and calling `check` load neither TensorFlow nor TensorFlow
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from pipelines.datasets import DATASETS, DataError, DatasetSpec, check
+from pipelines.datasets import DATASETS, DatasetSpec, check, describe
+from pipelines.errors import DataError
 from pipelines.recipes import RECIPES, Recipe, recipe
 from pipelines.statistics import Statistics
 
 if TYPE_CHECKING:
     from pipelines.loader import test_batches, train_batches
+    from pipelines.prepare import compute_statistics
     from pipelines.preprocessing import normalise, preprocess_encoded
+    from pipelines.service import run_data_worker, service_batches
     from pipelines.sources import Source, open_source
+    from pipelines.streams import test_stream, train_stream
 
 # Loaded at first use, because these modules import TensorFlow.
 _LAZY = {
     "Source": "sources",
+    "compute_statistics": "prepare",
     "normalise": "preprocessing",
     "open_source": "sources",
     "preprocess_encoded": "preprocessing",
+    "run_data_worker": "service",
+    "service_batches": "service",
     "test_batches": "loader",
+    "test_stream": "streams",
     "train_batches": "loader",
+    "train_stream": "streams",
 }
 
 __all__ = [
@@ -34,12 +43,18 @@ __all__ = [
     "Source",
     "Statistics",
     "check",
+    "compute_statistics",
+    "describe",
     "normalise",
     "open_source",
     "preprocess_encoded",
     "recipe",
+    "run_data_worker",
+    "service_batches",
     "test_batches",
+    "test_stream",
     "train_batches",
+    "train_stream",
 ]
 
 

@@ -4,9 +4,8 @@ import dataclasses
 import os
 from pathlib import Path
 
-
-class DataError(ValueError):
-    """A fault in the data or in what was asked of it, said in one sentence for the user."""
+from pipelines.errors import DataError
+from pipelines.folders import list_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +84,23 @@ DATASETS = {
     ),
     "folder": DatasetSpec(
         title="your own images",
-        place="DATA_DIR/train/CLASS/*.jpg and DATA_DIR/val/CLASS/*.jpg",
-        how_to_get="one folder a class, the same classes in both splits",
+        place="train/CLASS/*.jpg and val/CLASS/*.jpg",
+        how_to_get=(
+            "one folder a class, the same classes in both splits; or ILSVRC's archives unpacked, "
+            "the flat validation folder with its ground-truth file"
+        ),
+        recipe="imagenet",
+        image_size=224,
+        channel_mean=IMAGENET_MEAN,
+        channel_std=IMAGENET_STD,
+    ),
+    "tfrecord": DatasetSpec(
+        title="ImageNet as TFRecord shards of Model Garden or MLPerf",
+        place="train-00000-of-01024 ... and validation-00000-of-00128 ...",
+        how_to_get=(
+            "the scripts of Model Garden and MLPerf write them; labels count from 1, names of the "
+            "classes are read from labels.txt, one a line"
+        ),
         recipe="imagenet",
         image_size=224,
         channel_mean=IMAGENET_MEAN,
@@ -94,9 +108,16 @@ DATASETS = {
     ),
 }
 
-# The names a folder's held-out split may have, in order of preference.
-TEST_FOLDERS = ("val", "validation", "test")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp")
+
+def describe(name: str) -> DatasetSpec:
+    """Return the description of a data set: of DATASETS, or a general one for another of TFDS."""
+    return DATASETS.get(name) or DatasetSpec(
+        title=f"{name} of TensorFlow Datasets",
+        place=f"DATA_DIR/{name}",
+        how_to_get="downloaded at first use",
+        recipe="imagenet",
+        image_size=224,
+    )
 
 
 def check(name: str, data_dir: str | os.PathLike[str] | None = None) -> None:
@@ -104,19 +125,29 @@ def check(name: str, data_dir: str | os.PathLike[str] | None = None) -> None:
 
     Raises DataError with one sentence that says what to do.
     """
-    if name not in DATASETS:
-        raise DataError(
-            f"There is no data set '{name}'; choose one of {', '.join(sorted(DATASETS))}."
-        )
-    if name == "imagenet2012":
-        _check_imagenet(find_data_dir(data_dir))
-    if name == "folder":
+    if name in ("folder", "tfrecord"):
         if data_dir is None:
             raise DataError(
-                "The data set 'folder' needs a data directory that holds "
-                "train/CLASS/*.jpg and val/CLASS/*.jpg."
+                f"The data set '{name}' needs a data directory that holds {DATASETS[name].place}."
             )
-        list_folder(Path(data_dir).expanduser())
+        place = Path(data_dir).expanduser()
+        if name == "folder":
+            list_folder(place)
+        else:
+            list_shards(place)
+    elif name == "imagenet2012":
+        place = find_data_dir(data_dir)
+        if prepared_dir(name, place) is None:
+            how = DATASETS[name].how_to_get.replace("DATA_DIR", str(place))
+            raise DataError(f"ImageNet must lie in {place}/imagenet2012/5.1.0: {how}.")
+    elif name not in DATASETS and prepared_dir(name, find_data_dir(data_dir)) is None:
+        import tensorflow_datasets as tfds  # does not load TensorFlow by itself
+
+        if name not in tfds.list_builders(with_community_datasets=False):
+            raise DataError(
+                f"There is no data set '{name}'; choose one of {', '.join(sorted(DATASETS))}, a "
+                f"name of TensorFlow Datasets, or one prepared in {find_data_dir(data_dir)}."
+            )
 
 
 def find_data_dir(data_dir: str | os.PathLike[str] | None) -> Path:
@@ -127,67 +158,27 @@ def find_data_dir(data_dir: str | os.PathLike[str] | None) -> Path:
 
 def prepared_dir(name: str, data_dir: Path) -> Path | None:
     """Return the folder of the newest version of a data set on disk, or None."""
-    found = sorted(
-        (tuple(int(part) for part in info.parent.name.split(".")), info.parent)
+    found = [
+        info.parent
         for info in data_dir.glob(f"{name}/*/dataset_info.json")
         if info.parent.name.replace(".", "").isdigit()
-    )
-    return found[-1][1] if found else None
+    ]
+    versions = {tuple(int(part) for part in place.name.split(".")): place for place in found}
+    return versions[max(versions)] if versions else None
 
 
-def _check_imagenet(data_dir: Path) -> None:
-    if prepared_dir("imagenet2012", data_dir) is None:
-        how = DATASETS["imagenet2012"].how_to_get.replace("DATA_DIR", str(data_dir))
-        raise DataError(f"ImageNet must lie in {data_dir}/imagenet2012/5.1.0: {how}.")
+def list_shards(folder: Path) -> dict[str, list[str]]:
+    """Find the TFRecord shards "train-*-of-*" and "validation-*-of-*" of a folder.
 
-
-def list_folder(folder: Path) -> tuple[tuple[str, ...], dict[str, list[tuple[str, int]]]]:
-    """List a folder of images: class names, and for "train" and "test" the (path, label) pairs.
-
-    The rules are those of tfds.ImageFolder: classes and files sorted by name. ImageFolder itself
-    gives its list only together with the read images, so that order and resume would cost
-    reading; hence our own list.
+    Raises DataError where one of the two is missing, or some of its shards.
     """
-    if not folder.is_dir():
-        raise DataError(f"There is no folder {folder}; it must hold train/CLASS/*.jpg.")
-    splits = {"train": folder / "train"}
-    test = next((folder / name for name in TEST_FOLDERS if (folder / name).is_dir()), None)
-    if not splits["train"].is_dir():
-        raise DataError(f"{folder} has no folder 'train' with one folder a class in it.")
-    if test is None:
-        raise DataError(
-            f"{folder} has no folder 'val' (or 'validation', 'test') to measure the error on; "
-            "put some images of each class there."
-        )
-    splits["test"] = test
-    classes = _folders(splits["train"])
-    if len(classes) < 2:
-        what = f"only one class folder, '{classes[0]}'" if classes else "no class folders"
-        raise DataError(f"{splits['train']} has {what}; at least two classes are needed.")
-    unknown = sorted(set(_folders(test)) - set(classes))
-    if unknown:
-        raise DataError(f"{test} has the class '{unknown[0]}', which {splits['train']} has not.")
-    records = {}
-    for split, place in splits.items():
-        records[split] = [
-            (path, label)
-            for label, class_name in enumerate(classes)
-            for path in _images(place / class_name)
-        ]
-        if not records[split]:
-            raise DataError(
-                f"{place} has no images; files ending in {', '.join(IMAGE_SUFFIXES)} are read."
-            )
-    return tuple(classes), records
-
-
-def _folders(place: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(place) if entry.is_dir())
-
-
-def _images(place: Path) -> list[str]:
-    if not place.is_dir():
-        return []
-    return sorted(
-        entry.path for entry in os.scandir(place) if entry.name.lower().endswith(IMAGE_SUFFIXES)
-    )
+    shards = {}
+    for split, prefix in (("train", "train"), ("test", "validation")):
+        files = sorted(str(path) for path in folder.glob(f"{prefix}-*-of-*"))
+        if not files:
+            raise DataError(f"{folder} has no TFRecord shards {prefix}-00000-of-NNNNN.")
+        count = int(files[0].rpartition("-")[2])
+        if len(files) != count:
+            raise DataError(f"{folder} has {len(files)} of the {count} shards {prefix}-*-of-*.")
+        shards[split] = files
+    return shards

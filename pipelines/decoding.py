@@ -43,9 +43,8 @@ def decode(encoded: tf.Tensor, *, accurate: bool) -> tf.Tensor:
 
 
 def decode_jpeg_window(encoded: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-    """Decode only a window of a JPEG, float32 (y, x, side) in whole pixels; fast DCT."""
-    place = tf.cast(window, tf.int32)
-    box = tf.stack([place[0], place[1], place[2], place[2]])
+    """Decode only a window of a JPEG: float32 (y, x, height, width) in whole pixels; fast DCT."""
+    box = tf.cast(window, tf.int32)
     return tf.image.decode_and_crop_jpeg(encoded, box, channels=3, dct_method="INTEGER_FAST")
 
 

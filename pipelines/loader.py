@@ -5,28 +5,23 @@ augmentation does to it, follow from (seed, epoch, index) alone, so a stream tha
 position equals one that came there.
 """
 
+import math
 import os
-import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from pipelines import transforms
-from pipelines.preprocessing import (
-    augment,
-    mean_and_std,
-    preprocess_decoded,
-    preprocess_encoded,
-)
+from pipelines import order, transforms
+from pipelines.preprocessing import View, augment, mean_and_std, preprocess, single_view
 from pipelines.recipes import Recipe
-from pipelines.sources import ArraySplit, RecordSplit, Source, Split
+from pipelines.sources import Source
+from pipelines.splits import ArraySplit, RecordSplit, Split
 
-# Streams of random numbers beside those of transforms.py.
-_ORDER, _FILES, _BATCH = 8, 9, 10
-# Records that wait, still encoded, to be drawn at random; about 0.2 GB of ImageNet.
-SHUFFLE_RECORDS = 2048
-OPEN_FILES = 16
+# Called with the name of an image that cannot be read.
+OnBad = Callable[[str], None]
+Example = dict[str, tf.Tensor]
 
 
 def train_batches(
@@ -38,36 +33,51 @@ def train_batches(
     start: int = 0,
     shard_index: int = 0,
     shard_count: int = 1,
+    on_bad: OnBad | None = None,
 ) -> tf.data.Dataset:
     """Return the endless training stream.
 
     start: number of images already consumed, by all shards together; skipping decodes nothing.
     shard_index, shard_count: this host's part: the positions that leave the remainder
     shard_index when divided by shard_count.
+    on_bad: None raises TensorFlow's error at an unreadable image; a function is called with its
+    name, and the image keeps its place with weight 0. The guard costs time: `train_stream` uses
+    it only after the first error.
     Elements: {"image": float32 [B, S, S, 3], "label": int32 [B], "weight": float32 [B]}.
     """
     if start % shard_count:
         raise ValueError(f"The start {start} is not a multiple of the {shard_count} shards.")
     split = source.splits["train"]
     shard = (shard_index, shard_count)
-    if isinstance(split, ArraySplit) and _is_pad_crop(split, recipe):
-        data = _pad_crop_stream(source, split, recipe, batch_size, seed, start, shard)
-        return data.prefetch(2).with_options(_options())
-    fetch = _fetch(split)
+    if isinstance(split, ArraySplit) and is_pad_crop(split, recipe):
+        data = _pad_crop_batches(source, split, recipe, batch_size, seed, start, shard)
+        return data.prefetch(2).with_options(options())
+    if isinstance(split, RecordSplit):
+        keys = order.shuffled_records(split, seed, start, shard)
+    else:
+        keys = order.shuffled_indices(len(split), seed, start, shard)
+    examples = map_examples(
+        keys, train_example(source, recipe, seed), positional(split), guarded=on_bad is not None
+    )
+    return finish(examples, batch_size, on_bad)
 
-    def example(position: tf.Tensor, key: tf.Tensor) -> dict[str, tf.Tensor]:
-        image, label = fetch(key)
+
+def train_example(source: Source, recipe: Recipe, seed: int) -> Callable[..., Example]:
+    """Return the function from a position and key to the augmented training example."""
+    fetch = source.splits["train"].fetch()
+
+    def example(position: tf.Tensor, *key: tf.Tensor) -> Example:
+        image, label = fetch(*key)
         pixels = augment(image, recipe, source.statistics, transforms.image_seed(seed, position))
         return {"image": pixels, "label": label, "weight": tf.ones([])}
 
-    if isinstance(split, RecordSplit):
-        keys = _shuffled_records(split, seed, start, shard)
-    else:
-        keys = _order(len(split), seed, start, shard).map(
-            lambda position, index, _: (position, index)
-        )
-    data = keys.map(example, num_parallel_calls=_cores())
-    return data.batch(batch_size, drop_remainder=True).prefetch(2).with_options(_options())
+    return example
+
+
+def positional(split: Split) -> Callable[..., tf.Tensor]:
+    """Return the function from a position and key to the name of the image."""
+    identify = split.identify()
+    return lambda position, *key: identify(*key)
 
 
 def test_batches(
@@ -76,105 +86,126 @@ def test_batches(
     *,
     split: str = "test",  # noqa: PT028
     batch_size: int,
+    start: int = 0,  # noqa: PT028
+    shard_index: int = 0,  # noqa: PT028
+    shard_count: int = 1,  # noqa: PT028
+    view: View = single_view,  # noqa: PT028
+    on_bad: OnBad | None = None,  # noqa: PT028
 ) -> tf.data.Dataset:
     """Return the images of a split once, in their stored order, as the recipe tests them.
 
-    Elements as those of `train_batches`; the last batch is filled with images of weight 0.
+    start: number of images of this shard to skip. shard_index, shard_count: this host's part;
+    all hosts get the same number of batches. view: what is cut out of an image, e.g.
+    views.ten_crop; "image" is then [B, views, h, w, 3].
+    Elements as those of `train_batches`; the last batches are filled with images of weight 0.
     """
-    data = source.splits[split]
-    fetch = _fetch(data)
+    images = source.splits[split]
+    fetch = images.fetch()
 
-    def example(key: tf.Tensor) -> dict[str, tf.Tensor]:
-        image, label = fetch(key)
-        prepare = preprocess_encoded if image.dtype == tf.string else preprocess_decoded
-        return {
-            "image": prepare(image, recipe, source.statistics),
-            "label": label,
-            "weight": tf.ones([]),
-        }
+    def example(*key: tf.Tensor) -> Example:
+        image, label = fetch(*key)
+        pixels = preprocess(image, recipe, source.statistics, view)
+        return {"image": pixels, "label": label, "weight": tf.ones([])}
 
-    size = recipe.image_size
-    blank = {
-        "image": tf.zeros([size, size, 3]),
-        "label": tf.zeros([], tf.int32),
-        "weight": tf.zeros([]),
-    }
-    keys = _records(data) if isinstance(data, RecordSplit) else tf.data.Dataset.range(len(data))
-    images = keys.map(example, num_parallel_calls=_cores())
-    filling = tf.data.Dataset.from_tensors(blank).repeat(-len(data) % batch_size)
-    batches = images.concatenate(filling).batch(batch_size, drop_remainder=True)
-    return batches.prefetch(2).with_options(_options())
+    keys = order.stored_records(images) if isinstance(images, RecordSplit) else None
+    if keys is None:
+        keys = tf.data.Dataset.range(len(images))
+    keys = keys.shard(shard_count, shard_index).skip(start)
+    examples = map_examples(keys, example, images.identify(), guarded=on_bad is not None)
+    own = len(range(shard_index, len(images), shard_count))
+    batches = math.ceil(math.ceil(len(images) / shard_count) / batch_size)
+    filling = tf.data.Dataset.from_tensors(_blank(examples.element_spec))
+    filled = examples.concatenate(filling.repeat(batches * batch_size - own))
+    return finish(filled, batch_size, on_bad)
 
 
-test_batches.__test__ = False  # type: ignore[attr-defined]  # pytest: not a test
+test_batches.__test__ = False  # type: ignore[attr-defined]  # for pytest: not a test
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Count the cores this process may use."""
     return len(os.sched_getaffinity(0))
 
 
-def _options() -> tf.data.Options:
+def options() -> tf.data.Options:
     """Fix the parallelism: an iterator with autotuning can stall for seconds when it is freed."""
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    options.deterministic = True
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return options
+    chosen = tf.data.Options()
+    chosen.autotune.enabled = False
+    chosen.deterministic = True
+    chosen.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return chosen
 
 
-def _seed(seed: int, stream: int, epoch: tf.Tensor) -> tf.Tensor:
-    return tf.stack([tf.constant(seed * transforms.STREAMS + stream, tf.int64), epoch])
-
-
-def _epochs(first: int) -> tf.data.Dataset:
-    return tf.data.Dataset.range(first, sys.maxsize)
-
-
-def _order(
-    size: int, seed: int, start: int, shard: tuple[int, int], draws: int = 0
+def map_examples(
+    keys: tf.data.Dataset,
+    example: Callable[..., Example],
+    identify: Callable[..., tf.Tensor],
+    *,
+    guarded: bool,
 ) -> tf.data.Dataset:
-    """Yield (position, index, uniform [draws]) of this shard's images, endlessly.
+    """Turn keys into examples, in order; guarded, unreadable ones are blank and say "bad"."""
+    if not guarded:
+        return keys.map(example, num_parallel_calls=cores())
 
-    The permutation of an epoch is drawn whole: TensorFlow's index_shuffle, which would not need
-    that, repeats much of the order from epoch to epoch (correlation 0.75 at 50,000 images).
-    """
+    def good(*key: tf.Tensor) -> Example:
+        return {**example(*key), "bad": tf.constant("")}
 
-    def epoch(number: tf.Tensor) -> tf.data.Dataset:
-        indices = tf.random.experimental.stateless_shuffle(
-            tf.range(size, dtype=tf.int64), _seed(seed, _ORDER, number)
+    def one(*key: tf.Tensor) -> tf.data.Dataset:
+        alone = tf.data.Dataset.from_tensors(key)
+        read = alone.map(good)
+        blank = alone.map(lambda *key: {**_blank(read.element_spec), "bad": identify(*key)})
+        return read.ignore_errors().concatenate(blank).take(1)
+
+    return keys.interleave(
+        one, cycle_length=cores(), num_parallel_calls=cores(), deterministic=True
+    )
+
+
+def finish(examples: tf.data.Dataset, batch_size: int, on_bad: OnBad | None) -> tf.data.Dataset:
+    """Batch the examples, and report the unreadable among them."""
+    data = examples.batch(batch_size, drop_remainder=True)
+    if on_bad is not None:
+        data = data.map(_reporter(on_bad))
+    return data.prefetch(2).with_options(options())
+
+
+def _reporter(on_bad: OnBad) -> Callable[[Example], Example]:
+    def tell(names: np.ndarray) -> np.bool_:
+        for name in names:
+            if name:
+                on_bad(name.decode())
+        return np.True_
+
+    def report(batch: Example) -> Example:
+        names = batch.pop("bad")
+        told = tf.cond(
+            tf.reduce_any(names != ""),
+            lambda: tf.numpy_function(tell, [names], tf.bool),
+            lambda: tf.constant(True),
         )
-        uniform = tf.random.stateless_uniform([size, draws], _seed(seed, _BATCH, number))
-        positions = number * size + tf.range(size, dtype=tf.int64)
-        mine = (positions >= start) & (positions % shard[1] == shard[0])
-        return tf.data.Dataset.from_tensor_slices(
-            tuple(tf.boolean_mask(values, mine) for values in (positions, indices, uniform))
-        )
+        with tf.control_dependencies([told]):
+            return {key: tf.identity(value) for key, value in batch.items()}
 
-    return _epochs(start // size).flat_map(epoch)
+    return report
 
 
-def _fetch(split: Split) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-    """Return the function from an index or record to (image, int32 label).
-
-    The image is uint8 [H, W, 3], or a string where it is still encoded.
-    """
-    if isinstance(split, RecordSplit):
-        return split.parse
-    labels = tf.constant(split.labels)
-    if isinstance(split, ArraySplit):
-        images = tf.constant(split.images)
-        return lambda index: (images[index], labels[index])
-    paths = tf.constant(split.paths)
-    return lambda index: (tf.io.read_file(paths[index]), labels[index])
+def _blank(spec: dict[str, tf.TensorSpec]) -> dict[str, Any]:
+    """Return zeros in the form of an example, so of weight 0; unknown sides become 1."""
+    return {
+        key: tf.zeros([side or 1 for side in part.shape], part.dtype)
+        if part.dtype != tf.string
+        else tf.constant("")
+        for key, part in spec.items()
+    }
 
 
-def _is_pad_crop(split: ArraySplit, recipe: Recipe) -> bool:
+def is_pad_crop(split: ArraySplit, recipe: Recipe) -> bool:
     """Tell whether whole batches can be padded and cropped at once."""
     size = recipe.image_size
     return recipe.crop == "padded" and split.images.shape[1:3] == (size, size)
 
 
-def _pad_crop_stream(
+def _pad_crop_batches(
     source: Source,
     split: ArraySplit,
     recipe: Recipe,
@@ -196,7 +227,7 @@ def _pad_crop_stream(
     mean = np.pad(mean, border, mode="constant" if recipe.padding_value == "mean" else "edge")
     flat_mean = tf.constant(mean.reshape(-1, 3))
 
-    def batch(_: tf.Tensor, index: tf.Tensor, uniform: tf.Tensor) -> dict[str, tf.Tensor]:
+    def batch(_: tf.Tensor, index: tf.Tensor, uniform: tf.Tensor) -> Example:
         rows, columns = transforms.crop_positions(
             uniform, size=size, padding=padding, flip=recipe.flip
         )
@@ -209,65 +240,5 @@ def _pad_crop_stream(
         label = tf.gather(labels, index)
         return {"image": images, "label": label, "weight": tf.ones([batch_size])}
 
-    order = _order(len(split), seed, start, shard, draws=3)
-    return order.batch(batch_size, drop_remainder=True).map(batch, num_parallel_calls=_cores())
-
-
-def _read_shards(files: tf.Tensor, firsts: tf.Tensor, counts: tf.Tensor) -> tf.data.Dataset:
-    """Read the given records of each shard, several shards at a time, in a fixed order."""
-    shards = tf.data.Dataset.from_tensor_slices((files, firsts, counts))
-    return shards.filter(lambda file, first, count: count > 0).interleave(
-        lambda file, first, count: tf.data.TFRecordDataset(file).skip(first).take(count),
-        cycle_length=OPEN_FILES,
-        num_parallel_calls=_cores(),
-        deterministic=True,
-    )
-
-
-def _records(split: RecordSplit) -> tf.data.Dataset:
-    return _read_shards(tf.constant(split.files), split.firsts, split.counts)
-
-
-def _shuffled_records(
-    split: RecordSplit, seed: int, start: int, shard: tuple[int, int]
-) -> tf.data.Dataset:
-    """Yield (position, record) of this host's part, endlessly.
-
-    An epoch's shards are put into random order, several are read at a time, and a buffer
-    shuffles their records. Each host reads only its stretch of the epoch's records; positions
-    are dealt out to the hosts in turn.
-    """
-    size, (host, hosts) = len(split), shard
-    files, firsts, counts = tf.constant(split.files), split.firsts, split.counts
-
-    def owned(position: tf.Tensor) -> tf.Tensor:
-        """Count the positions before this one that each host owns, int64 [hosts]."""
-        return (position - tf.range(hosts, dtype=tf.int64) + hosts - 1) // hosts
-
-    def epoch(number: tf.Tensor) -> tf.data.Dataset:
-        begin = number * size
-        stretch = tf.cumsum(owned(begin + size) - owned(begin))
-        last = stretch[host]
-        first = last - (owned(begin + size) - owned(begin))[host]
-        order = tf.random.experimental.stateless_shuffle(
-            tf.range(len(split.files)), _seed(seed, _FILES, number)
-        )
-        ordered_counts = tf.gather(counts, order)
-        before = tf.cumsum(ordered_counts, exclusive=True)
-        skip = tf.clip_by_value(first - before, 0, ordered_counts)
-        take = tf.clip_by_value(last - before, 0, ordered_counts) - skip
-        records = _read_shards(
-            tf.gather(files, order), tf.gather(firsts, order) + skip, take
-        ).shuffle(
-            SHUFFLE_RECORDS,
-            seed=tf.random.stateless_uniform(
-                [], _seed(seed, _ORDER, number), maxval=None, minval=None, dtype=tf.int64
-            ),
-            reshuffle_each_iteration=False,
-        )
-        position = begin + (host - begin) % hosts
-        consumed = (tf.maximum(tf.constant(start, tf.int64) - position, 0) + hosts - 1) // hosts
-        positions = tf.data.Dataset.range(position, begin + size, hosts)
-        return tf.data.Dataset.zip(positions, records).skip(consumed)
-
-    return _epochs(start // size).flat_map(epoch)
+    keys = order.shuffled_indices(len(split), seed, start, shard, draws=3)
+    return keys.batch(batch_size, drop_remainder=True).map(batch, num_parallel_calls=cores())

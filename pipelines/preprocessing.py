@@ -1,11 +1,16 @@
 """One image through a recipe: for training, for testing and for serving."""
 
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
 from pipelines import decoding, transforms
 from pipelines.recipes import Recipe
 from pipelines.statistics import Statistics
+
+# What is cut out of a decoded test image: (image [H, W, 3], recipe) -> float32 [..., h, w, 3].
+View = Callable[[tf.Tensor, Recipe], tf.Tensor]
 
 
 def mean_and_std(recipe: Recipe, statistics: Statistics) -> tuple[np.ndarray, np.ndarray]:
@@ -37,27 +42,44 @@ def normalise(images: tf.Tensor, recipe: Recipe, statistics: Statistics) -> tf.T
     return centred / std if recipe.divide_by_std else centred
 
 
-def single_view(image: tf.Tensor, recipe: Recipe) -> tf.Tensor:
-    """Resize a decoded image uint8 [H, W, 3] and cut its centre; float32 [S, S, 3], 0..255."""
-    size = recipe.image_size
-    if tuple(image.shape[:2]) == (recipe.test_shorter_side,) * 2 == (size, size):
+def resize_for_test(image: tf.Tensor, recipe: Recipe, side: int | None = None) -> tf.Tensor:
+    """Resize a whole image so that its shorter side is `side`, by default the recipe's.
+
+    image: [H, W, 3], 0..255. Returns float32; an image that has the size already is not touched.
+    """
+    side = recipe.test_shorter_side if side is None else side
+    if tuple(image.shape[:2]) == (side, side):
         return tf.cast(image, tf.float32)
-    resized = transforms.resize_shorter_side(image, recipe.test_shorter_side)
-    return transforms.central_crop(resized, size)
+    return transforms.resize_shorter_side(image, side, antialias=recipe.test_antialias)
+
+
+def single_view(image: tf.Tensor, recipe: Recipe) -> tf.Tensor:
+    """Cut the centre of a resized image [H, W, 3]; float32 [S, S, 3], 0..255."""
+    resized = resize_for_test(image, recipe)
+    if tuple(resized.shape[:2]) == (recipe.image_size,) * 2:
+        return resized
+    return transforms.central_crop(resized, recipe.image_size)
+
+
+def preprocess(
+    image: tf.Tensor, recipe: Recipe, statistics: Statistics, view: View = single_view
+) -> tf.Tensor:
+    """Turn one image into network input as the recipe's test does.
+
+    image: encoded (string scalar; decoded with the accurate DCT) or uint8 [H, W, 3].
+    Returns float32 [S, S, 3], or what `view` cuts, normalised.
+    """
+    if image.dtype == tf.string:
+        image = decoding.decode(image, accurate=True)
+    return normalise(view(image, recipe), recipe, statistics)
 
 
 def preprocess_encoded(encoded: tf.Tensor, recipe: Recipe, statistics: Statistics) -> tf.Tensor:
     """Turn one encoded image, a string scalar, into network input as the recipe's test does.
 
-    Decodes with the accurate DCT. Returns float32 [image_size, image_size, 3].
+    Returns float32 [image_size, image_size, 3].
     """
-    image = decoding.decode(encoded, accurate=True)
-    return normalise(single_view(image, recipe), recipe, statistics)
-
-
-def preprocess_decoded(image: tf.Tensor, recipe: Recipe, statistics: Statistics) -> tf.Tensor:
-    """Turn one decoded image, uint8 [H, W, 3], into network input as the recipe's test does."""
-    return normalise(single_view(image, recipe), recipe, statistics)
+    return preprocess(tf.ensure_shape(encoded, []), recipe, statistics)
 
 
 def augment(image: tf.Tensor, recipe: Recipe, statistics: Statistics, seed: tf.Tensor) -> tf.Tensor:
@@ -96,31 +118,39 @@ def _augment_padded(
 
 
 def _random_window(image: tf.Tensor, recipe: Recipe, seed: tf.Tensor) -> tf.Tensor:
-    """Cut the random window of a "resized" recipe; float32 [S, S, 3], 0..255."""
-    size = recipe.image_size
+    """Cut the random window of a "resized" or "inception" recipe; float32 [S, S, 3], 0..255.
+
+    The window is drawn from the size in the header, and of a JPEG only the window is decoded.
+    """
+    size, antialias = recipe.image_size, recipe.antialias
 
     def draw(shape: tf.Tensor) -> tf.Tensor:
+        if recipe.crop == "inception":
+            return transforms.inception_window(shape, recipe.areas, recipe.ratios, seed)
         return transforms.scale_jitter_window(shape, recipe.shorter_sides, size, seed)
 
+    def resample(pixels: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+        return transforms.resample_window(pixels, window, size, antialias=antialias)
+
     def from_pixels(pixels: tf.Tensor) -> tf.Tensor:
-        return transforms.resample_window(pixels, draw(tf.shape(pixels)[:2]), size)
+        return resample(pixels, draw(tf.shape(pixels)[:2]))
 
     if image.dtype != tf.string:
         return from_pixels(image)
 
     def from_jpeg() -> tf.Tensor:
         window = draw(decoding.jpeg_shape(image))
-        return tf.cond(
-            transforms.is_whole(window[2]),
-            lambda: tf.image.resize(decoding.decode_jpeg_window(image, window), [size, size]),
-            lambda: transforms.resample_window(
-                decoding.decode(image, accurate=False), window, size
-            ),
-        )
 
-    pixels = tf.cond(
-        decoding.is_jpeg(image),
-        from_jpeg,
-        lambda: from_pixels(decoding.decode(image, accurate=False)),
-    )
-    return tf.ensure_shape(pixels, [size, size, 3])
+        def window_alone() -> tf.Tensor:
+            part = decoding.decode_jpeg_window(image, window)
+            return tf.image.resize(part, [size, size], antialias=antialias)
+
+        def whole_image() -> tf.Tensor:
+            return resample(decoding.decode(image, accurate=False), window)
+
+        return tf.cond(transforms.is_whole(window), window_alone, whole_image)
+
+    def from_other() -> tf.Tensor:
+        return from_pixels(decoding.decode(image, accurate=False))
+
+    return tf.ensure_shape(tf.cond(decoding.is_jpeg(image), from_jpeg, from_other), [size, size, 3])

@@ -1,97 +1,52 @@
 """Open a data set: its class names, its splits and the statistics of its images."""
 
+import contextlib
 import dataclasses
+import importlib.resources
+import importlib.resources.abc
+import importlib.util
 import os
+import sys
+import urllib.error
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 import tensorflow as tf
 
+from pipelines import shards, statistics
 from pipelines.datasets import (
-    DATASETS,
     IMAGENET_MEAN,
     IMAGENET_STD,
-    DataError,
     check,
+    describe,
     find_data_dir,
     list_folder,
+    list_shards,
     prepared_dir,
 )
-from pipelines.statistics import Statistics, image_statistics
+from pipelines.errors import DataError, first_line
+from pipelines.splits import ArraySplit, FileSplit, Split, hold_out, keep_classes
+from pipelines.statistics import Statistics
 
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class ArraySplit:
-    """Images in memory: uint8 [N, H, W, 3], labels int32 [N]."""
-
-    images: np.ndarray
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def select(self, indices: np.ndarray, labels: np.ndarray) -> "ArraySplit":
-        """Return the images of these indices under new labels."""
-        return ArraySplit(self.images[indices], labels)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class FileSplit:
-    """Encoded images, one a file: paths [N] of str, labels int32 [N]."""
-
-    paths: np.ndarray
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def select(self, indices: np.ndarray, labels: np.ndarray) -> "FileSplit":
-        """Return the images of these indices under new labels."""
-        return FileSplit(self.paths[indices], labels)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class RecordSplit:
-    """Encoded images in TFRecord shards.
-
-    files: one path a shard; firsts, counts: which of its records belong to the split.
-    features: the TFDS features that parse a record into image, label and more.
-    """
-
-    files: tuple[str, ...]
-    firsts: np.ndarray
-    counts: np.ndarray
-    features: Any
-
-    def __len__(self) -> int:
-        return int(self.counts.sum())
-
-    def parse(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Turn a serialised record into the encoded image and its int32 label."""
-        import tensorflow_datasets as tfds
-
-        example = self.features.deserialize_example(
-            record, decoders={"image": tfds.decode.SkipDecoding()}
-        )
-        return example["image"], tf.cast(example["label"], tf.int32)
-
-
-Split = ArraySplit | FileSplit | RecordSplit
+# A set of images of one size is kept in memory up to this many bytes.
+MAX_BYTES_IN_MEMORY = 2**30
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
     """An opened data set.
 
-    splits: "train", "test" and, if held out, "validation".
+    splits: "train", "test" and, if held out, "validation". place: its folder on disk, if any.
     """
 
     name: str
     class_names: tuple[str, ...]
     splits: dict[str, Split]
     statistics: Statistics
+    place: Path | None = None
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -126,33 +81,51 @@ def open_source(
     classes: keep only these, relabelled in this order. validation_images: hold that many
     training images out as the split "validation": evenly spaced over the training images in
     their stored order (TFRecord shards: the last ones), the same in every run.
-    Statistics are those of the remaining training images where they fit memory, else the
-    published ones. Raises DataError with one sentence.
+    Statistics are those of the remaining training images where they are in memory, else those
+    that `prepare` wrote, else the published ones. Raises DataError with one sentence.
     """
     check(name, data_dir)
+    place: Path | None
     if name == "digits":
+        place = None
         class_names, splits = _open_digits()
     elif name == "folder":
-        class_names, splits = _open_folder(Path(data_dir or "").expanduser())
+        place = Path(data_dir or "").expanduser()
+        class_names, splits = _open_folder(place)
+    elif name == "tfrecord":
+        place = Path(data_dir or "").expanduser()
+        class_names, splits = _open_shards(place)
     else:
-        class_names, splits = _open_tfds(name, find_data_dir(data_dir))
+        place = _find_or_download(name, find_data_dir(data_dir))
+        class_names, splits = _open_tfds(name, place)
     if classes is not None:
-        splits = {
-            split: _keep_classes(name, split_data, class_names, classes)
-            for split, split_data in splits.items()
-        }
+        relabel = _relabel(name, class_names, classes)
+        splits = {split: keep_classes(images, relabel) for split, images in splits.items()}
         class_names = tuple(classes)
+    for split, images in splits.items():
+        if not len(images):
+            raise DataError(
+                f"{name} has no {split} images of the classes {', '.join(classes or ())}."
+            )
     if validation_images:
-        splits["train"], splits["validation"] = _hold_out(splits["train"], validation_images)
-    train = splits["train"]
+        total = len(splits["train"])
+        if not 0 < validation_images < total:
+            raise DataError(
+                f"{validation_images} validation images cannot be held out of {total} training "
+                f"images; give a number between 1 and {total - 1}."
+            )
+        splits["train"], splits["validation"] = hold_out(splits["train"], validation_images)
+    return Source(name, class_names, splits, _statistics(name, splits["train"], place), place)
+
+
+def _statistics(name: str, train: Split, place: Path | None) -> Statistics:
     if isinstance(train, ArraySplit):
-        statistics = image_statistics(train.images)
-    else:
-        spec = DATASETS[name]
-        statistics = Statistics(
-            spec.channel_mean or IMAGENET_MEAN, spec.channel_std or IMAGENET_STD
-        )
-    return Source(name, class_names, splits, statistics)
+        return statistics.of_images(train.images)
+    stored = statistics.load(place) if place else None
+    spec = describe(name)
+    return stored or Statistics(
+        spec.channel_mean or IMAGENET_MEAN, spec.channel_std or IMAGENET_STD
+    )
 
 
 def _open_digits() -> tuple[tuple[str, ...], dict[str, Split]]:
@@ -163,14 +136,12 @@ def _open_digits() -> tuple[tuple[str, ...], dict[str, Split]]:
     # 8x8 pixels of 0..16, each shown as 4x4 pixels of 0..255.
     grey = np.round(digits.images * (255 / 16)).astype(np.uint8)
     images = np.repeat(grey.repeat(4, axis=1).repeat(4, axis=2)[..., None], 3, axis=3)
-    labels = digits.target.astype(np.int32)
+    everything = ArraySplit(images, digits.target.astype(np.int32))
     train, test = train_test_split(
-        np.arange(len(labels)), test_size=0.2, random_state=0, stratify=labels
+        np.arange(len(images)), test_size=0.2, random_state=0, stratify=digits.target
     )
-    splits = {
-        part: ArraySplit(images[at], labels[at]) for part, at in (("train", train), ("test", test))
-    }
-    return tuple(str(label) for label in digits.target_names), dict(splits)
+    names = tuple(str(label) for label in digits.target_names)
+    return names, {"train": everything.select(train), "test": everything.select(test)}
 
 
 def _open_folder(folder: Path) -> tuple[tuple[str, ...], dict[str, Split]]:
@@ -182,70 +153,106 @@ def _open_folder(folder: Path) -> tuple[tuple[str, ...], dict[str, Split]]:
     return class_names, splits
 
 
-def _open_tfds(name: str, data_dir: Path) -> tuple[tuple[str, ...], dict[str, Split]]:
-    import tensorflow_datasets as tfds
+def _open_shards(folder: Path) -> tuple[tuple[str, ...], dict[str, Split]]:
+    """Open TFRecord shards of Model Garden or MLPerf."""
+    splits = {
+        split: shards.record_split(files, shards.count_all(files), shards.parse_model_garden)
+        for split, files in list_shards(folder).items()
+    }
+    names = folder / "labels.txt"
+    if names.exists():
+        return tuple(names.read_text().split()), splits
+    return tuple(str(number) for number in range(1, 1001)), splits
 
-    place = prepared_dir(name, data_dir)
-    if place is None:
-        _download(name, data_dir)
-        place = prepared_dir(name, data_dir)
+
+def _open_tfds(name: str, place: Path) -> tuple[tuple[str, ...], dict[str, Split]]:
     try:
-        builder = tfds.builder_from_directory(place)
-        infos = builder.info.splits
-        test = "test" if "test" in infos and name != "imagenet2012" else "validation"
-        parts = {"train": "train", "test": test}
-        in_memory = None not in builder.info.features["image"].shape
-        load = _load_arrays if in_memory else _list_records
-        splits = {split: load(builder, part) for split, part in parts.items()}
+        builder = import_tfds().builder_from_directory(place)
+        infos, features = builder.info.splits, builder.info.features
+        if not {"image", "label"} <= set(features or ()):
+            raise DataError(f"{name} is no image classification set: it has no image and label.")
+        # imagenet2012's own split "test" has no labels.
+        wanted = ("validation",) if name == "imagenet2012" else ("test", "validation")
+        test = next((split for split in wanted if split in infos), None)
+        if "train" not in infos or test is None:
+            raise DataError(
+                f"{name} has the splits {', '.join(infos)}; it needs 'train', and 'test' or "
+                "'validation'."
+            )
+        splits: dict[str, Split] = {}
+        for split, part in (("train", infos["train"]), ("test", infos[test])):
+            files = [str(path) for path in part.filepaths]
+            records = shards.record_split(files, part.shard_lengths, shards.tfds_parser(features))
+            shape = features["image"].shape
+            in_memory = None not in shape and len(records) * np.prod(shape) <= MAX_BYTES_IN_MEMORY
+            splits[split] = _load(files) if in_memory else records
     except (OSError, KeyError, tf.errors.OpError) as error:
-        raise DataError(f"{name} in {place} cannot be read: {_sentence(error)}.") from error
-    return tuple(builder.info.features["label"].names), splits
+        raise DataError(f"{name} in {place} cannot be read: {first_line(error)}.") from error
+    return tuple(features["label"].names), splits
 
 
-def _load_arrays(builder: Any, part: str) -> Split:
-    """Decode a whole split; several images at once, which TFDS's own reader does not."""
-    records = _list_records(builder, part)
-    data = tf.data.Dataset.from_tensor_slices(list(records.files)).flat_map(tf.data.TFRecordDataset)
-    data = data.map(builder.info.features.deserialize_example, num_parallel_calls=os.cpu_count())
-    chunks = list(data.batch(1000).as_numpy_iterator())
-    images = np.concatenate([chunk["image"] for chunk in chunks])
-    labels = np.concatenate([chunk["label"] for chunk in chunks])
-    return ArraySplit(images, labels.astype(np.int32))
-
-
-def _list_records(builder: Any, part: str) -> RecordSplit:
-    info = builder.info.splits[part]
-    counts = np.asarray(info.shard_lengths, np.int64)
-    return RecordSplit(
-        files=tuple(str(path) for path in info.filepaths),
-        firsts=np.zeros_like(counts),
-        counts=counts,
-        features=builder.info.features,
+def _load(files: list[str]) -> ArraySplit:
+    """Decode a whole split of TFDS; several images at once, which its own reader does not."""
+    stored = {
+        "image": tf.io.FixedLenFeature([], tf.string),
+        "label": tf.io.FixedLenFeature([], tf.int64),
+    }
+    records = tf.data.TFRecordDataset(files).batch(1000)
+    encoded = records.map(lambda batch: tf.io.parse_example(batch, stored)).unbatch()
+    decoded = encoded.map(
+        # This operation reads JPEG as well, and turns grey into RGB.
+        lambda example: (tf.io.decode_png(example["image"], channels=3), example["label"]),
+        num_parallel_calls=os.cpu_count(),
     )
+    images, labels = zip(*decoded.batch(1000).as_numpy_iterator(), strict=True)
+    return ArraySplit(np.concatenate(images), np.concatenate(labels).astype(np.int32))
 
 
-def _download(name: str, data_dir: Path) -> None:
-    """Let TFDS fetch and prepare a data set."""
-    import tensorflow_datasets as tfds
-
+def _find_or_download(name: str, data_dir: Path) -> Path:
+    """Return the folder of a prepared data set; let TFDS fetch and prepare what is missing."""
+    place = prepared_dir(name, data_dir)
+    if place is not None:
+        return place
+    tfds = import_tfds()
     try:
-        tfds.builder(name, data_dir=data_dir).download_and_prepare()
-    except Exception as error:  # whatever TFDS, requests or the disk raise
+        builder = tfds.builder(name, data_dir=data_dir)
+        _probe(next(iter(builder.url_infos or ()), ""))
+        builder.download_and_prepare()
+    except Exception as error:  # whatever TFDS, the network or the disk raise
         raise DataError(
-            f"{name} is not in {data_dir} and could not be downloaded: {_sentence(error)}; "
+            f"{name} is not in {data_dir} and could not be downloaded: {first_line(error)}; "
             "check the network, or copy a prepared one there."
         ) from error
+    return Path(builder.data_dir)
 
 
-def _sentence(error: BaseException) -> str:
-    """Return the first line of an error, short enough for one sentence."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+def _probe(url: str) -> None:
+    """Ask a server for one answer, because TFDS tries for minutes where there is no network."""
+    if url.startswith("http"):
+        request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "tfds"})
+        # A server that answers with an error is there; TFDS will tell what it says.
+        with (
+            contextlib.suppress(urllib.error.HTTPError),
+            urllib.request.urlopen(request, timeout=10),
+        ):
+            pass
 
 
-def _keep_classes(
-    name: str, split: Split, class_names: tuple[str, ...], classes: Sequence[str]
-) -> Split:
+def import_tfds() -> ModuleType:
+    """Import TensorFlow Datasets.
+
+    Its version 4.9.10 needs importlib_resources without requiring it; the standard library has
+    the same under another name.
+    """
+    if importlib.util.find_spec("importlib_resources") is None:
+        sys.modules["importlib_resources"] = importlib.resources
+    import tensorflow_datasets as tfds
+
+    return tfds
+
+
+def _relabel(name: str, class_names: tuple[str, ...], classes: Sequence[str]) -> np.ndarray:
+    """Return the new label of each class, int32, -1 for those that are not chosen."""
     unknown = [chosen for chosen in classes if chosen not in class_names]
     if unknown:
         there = ", ".join(class_names[:20]) + (", ..." if len(class_names) > 20 else "")
@@ -254,33 +261,7 @@ def _keep_classes(
         raise DataError(
             f"The classes are {', '.join(classes)}; give at least two different ones of {name}."
         )
-    if isinstance(split, RecordSplit):
-        raise DataError(f"Classes of {name} cannot be chosen: its records are read in a stream.")
-    new_label = np.full(len(class_names), -1, np.int32)
+    relabel = np.full(len(class_names), -1, np.int32)
     for label, chosen in enumerate(classes):
-        new_label[class_names.index(chosen)] = label
-    labels = new_label[split.labels]
-    kept = np.flatnonzero(labels >= 0)
-    if not len(kept):
-        raise DataError(f"{name} has no images of the classes {', '.join(classes)}.")
-    return split.select(kept, labels[kept])
-
-
-def _hold_out(split: Split, images: int) -> tuple[Split, Split]:
-    """Split off the validation images; returns (rest, validation)."""
-    total = len(split)
-    if not 0 < images < total:
-        raise DataError(
-            f"{images} validation images cannot be held out of {total} training images; "
-            f"give a number between 1 and {total - 1}."
-        )
-    if isinstance(split, RecordSplit):
-        ends = np.cumsum(split.counts)
-        rest = np.clip(total - images - (ends - split.counts), 0, split.counts)
-        return (
-            dataclasses.replace(split, counts=rest),
-            dataclasses.replace(split, firsts=split.firsts + rest, counts=split.counts - rest),
-        )
-    held = np.arange(images, dtype=np.int64) * total // images
-    rest = np.setdiff1d(np.arange(total), held)
-    return split.select(rest, split.labels[rest]), split.select(held, split.labels[held])
+        relabel[class_names.index(chosen)] = label
+    return relabel

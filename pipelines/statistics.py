@@ -1,10 +1,13 @@
 """Image statistics of a data set: what training subtracts and, on request, divides by."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+# The file beside a prepared data set.
+FILE_NAME = "statistics.npz"
 # Eigenvalues and eigenvectors (columns) of the RGB covariance of ImageNet's pixels in 0..1, as
 # fb.resnet.torch publishes them for AlexNet's colour augmentation.
 IMAGENET_EIGENVALUES = (0.2175, 0.0188, 0.0045)
@@ -42,15 +45,19 @@ class Statistics:
         """Rebuild the statistics that `to_json` wrote."""
         pixel_mean = values.get("pixel_mean")
         return cls(
-            channel_mean=tuple(values["channel_mean"]),
-            channel_std=tuple(values["channel_std"]),
+            channel_mean=_floats(values["channel_mean"]),
+            channel_std=_floats(values["channel_std"]),
             pixel_mean=None if pixel_mean is None else np.asarray(pixel_mean, np.float32),
-            eigenvalues=tuple(values["eigenvalues"]),
-            eigenvectors=tuple(tuple(row) for row in values["eigenvectors"]),
+            eigenvalues=_floats(values["eigenvalues"]),
+            eigenvectors=tuple(_floats(row) for row in values["eigenvectors"]),
         )
 
 
-def image_statistics(images: np.ndarray) -> Statistics:
+def _floats(values: Any) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
+
+
+def of_images(images: np.ndarray) -> Statistics:
     """Compute the statistics of images that fit memory.
 
     images: uint8 [N, H, W, 3].
@@ -74,9 +81,27 @@ def from_moments(
     """Build the statistics from the RGB mean [3], covariance [3, 3] and pixel mean, in 0..255."""
     values, vectors = np.linalg.eigh(covariance / 255.0**2)
     return Statistics(
-        channel_mean=tuple(float(value) for value in channel_mean),
-        channel_std=tuple(float(value) for value in np.sqrt(np.diag(covariance))),
+        channel_mean=_floats(channel_mean),
+        channel_std=_floats(np.sqrt(np.diag(covariance))),
         pixel_mean=None if pixel_mean is None else pixel_mean.astype(np.float32),
-        eigenvalues=tuple(float(value) for value in values[::-1]),
-        eigenvectors=tuple(tuple(float(v) for v in row) for row in vectors[:, ::-1]),
+        eigenvalues=_floats(values[::-1]),
+        eigenvectors=tuple(_floats(row) for row in vectors[:, ::-1]),
     )
+
+
+def save(statistics: Statistics, place: Path) -> Path:
+    """Write the statistics into a data set's folder, where `load` finds them; returns the file."""
+    values = dataclasses.asdict(statistics)
+    written = place / f"{FILE_NAME}.part"
+    with written.open("wb") as file:
+        np.savez(file, **{name: value for name, value in values.items() if value is not None})
+    return written.replace(place / FILE_NAME)
+
+
+def load(place: Path) -> Statistics | None:
+    """Read the statistics of a data set's folder, or return None where none were written."""
+    file = place / FILE_NAME
+    if not file.exists():
+        return None
+    with np.load(file) as values:
+        return Statistics.from_json(dict(values))

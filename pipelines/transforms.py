@@ -4,6 +4,8 @@ An image is [H, W, 3], RGB, 0..255. `seed` is an int64 [2] of the one image; eve
 from a stream of its own, so all transforms of an image take the same seed and stay independent.
 """
 
+import math
+
 import tensorflow as tf
 
 # Streams of random numbers; `image_seed` leaves room for 16.
@@ -32,43 +34,81 @@ def scale_jitter_window(
     """Draw a random crop of a randomly scaled image, as a window of the source (Sec. 3.4).
 
     The shorter side of the image [H, W] = shape becomes an integer uniform on [sides]; of all
-    size x size windows of that image one is drawn uniformly. Returns float32 [3]: y, x and side
-    of the square window in source pixels. Windows of 100 pixels and more have whole-pixel
-    corners, which changes the scale by less than 0.5 % and lets a decoder cut them out.
+    size x size windows of that image one is drawn uniformly. Returns float32 [4]: y, x, height
+    and width of the (square) window in source pixels. Windows of 100 pixels and more have
+    whole-pixel corners, which changes the scale by at most 0.5 % and lets a decoder cut them out.
     """
     uniform = _uniform(3, seed, _WINDOW)
     shorter = tf.cast(integer_between(sides[0], sides[1], uniform[0]), tf.float32)
     source = tf.cast(shape, tf.float32)
     side = size * tf.reduce_min(source) / shorter
-    whole = is_whole(side)
+    whole = side >= 100.0
     side = tf.where(whole, tf.round(side), side)
-    room = source - side
     corner = tf.where(
-        whole,
-        tf.minimum(tf.floor(uniform[1:] * (room + 1.0)), room),
-        uniform[1:] * room,
+        whole, _whole_corner(source - side, uniform[1:]), (source - side) * uniform[1:]
     )
-    return tf.concat([corner, side[None]], axis=0)
+    return tf.concat([corner, [side, side]], axis=0)
 
 
-def is_whole(side: tf.Tensor) -> tf.Tensor:
-    """Tell whether a window of this side is cut at whole source pixels."""
-    return side >= 100.0
+def inception_window(
+    shape: tf.Tensor, areas: tuple[float, float], ratios: tuple[float, float], seed: tf.Tensor
+) -> tf.Tensor:
+    """Draw a part of an image as torchvision's RandomResizedCrop does.
 
-
-def resample_window(image: tf.Tensor, window: tf.Tensor, size: int) -> tf.Tensor:
-    """Resample a real-valued window (y, x, side) of an image to [size, size, 3], float32.
-
-    Bilinear with half-pixel centres, without antialiasing.
+    The area is uniform in `areas` (fractions of the image), the logarithm of width / height
+    uniform in log `ratios`; the first of ten draws that fits is taken, else the central part
+    nearest to the range. Returns float32 [4]: y, x, height and width in whole source pixels.
     """
-    scale = size / window[2]
+    tries = 10
+    uniform = _uniform(2 * tries + 2, seed, _WINDOW)
+    height, width = tf.unstack(tf.cast(shape, tf.float32))
+    area = height * width * (areas[0] + (areas[1] - areas[0]) * uniform[:tries])
+    low, high = math.log(ratios[0]), math.log(ratios[1])
+    ratio = tf.exp(low + (high - low) * uniform[tries : 2 * tries])
+    heights, widths = tf.round(tf.sqrt(area / ratio)), tf.round(tf.sqrt(area * ratio))
+    fits = (heights > 0) & (widths > 0) & (heights <= height) & (widths <= width)
+    first = tf.argmax(fits)
+    drawn = tf.stack([heights[first], widths[first]])
+    # The whole image, cut to the range of aspect ratios.
+    central = tf.maximum(
+        tf.round(
+            tf.stack([tf.minimum(height, width / ratios[0]), tf.minimum(width, height * ratios[1])])
+        ),
+        1.0,
+    )
+    room = tf.stack([height, width]) - drawn
+    return tf.where(
+        fits[first],
+        tf.concat([_whole_corner(room, uniform[2 * tries :]), drawn], axis=0),
+        tf.concat([tf.floor((tf.stack([height, width]) - central) / 2), central], axis=0),
+    )
+
+
+def _whole_corner(room: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
+    """Draw whole-pixel corners in [0, room], both inclusive."""
+    return tf.minimum(tf.floor(uniform * (room + 1.0)), room)
+
+
+def is_whole(window: tf.Tensor) -> tf.Tensor:
+    """Tell whether a window lies on whole source pixels."""
+    return tf.reduce_all(tf.equal(window, tf.round(window)))
+
+
+def resample_window(
+    image: tf.Tensor, window: tf.Tensor, size: int, *, antialias: bool = False
+) -> tf.Tensor:
+    """Resample a real-valued window (y, x, height, width) of an image to float32 [size, size, 3].
+
+    Bilinear with half-pixel centres.
+    """
+    scale = size / window[2:]
     resized = tf.raw_ops.ScaleAndTranslate(
         images=tf.cast(image, tf.float32)[None],
         size=[size, size],
-        scale=tf.stack([scale, scale]),
+        scale=scale,
         translation=-window[:2] * scale,
         kernel_type="triangle",
-        antialias=False,
+        antialias=antialias,
     )
     return tf.ensure_shape(resized[0], [size, size, 3])
 

@@ -6,7 +6,8 @@ import tensorflow as tf
 
 import pipelines
 from pipelines import recipe, test_batches, train_batches
-from pipelines.sources import ArraySplit, FileSplit, Source
+from pipelines.sources import Source
+from pipelines.splits import ArraySplit, FileSplit
 from pipelines.statistics import Statistics
 
 NEUTRAL = Statistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -114,10 +115,11 @@ def test_skipping_reads_no_image(write_folder):
 
 def take_labels_and_paths(source: Source, seed: int) -> list[str]:
     """Return the paths of the first epoch, in the order of the stream."""
-    from pipelines.loader import _order
+    from pipelines.order import shuffled_indices
 
     split = source.splits["train"]
-    indices = [int(index) for _, index, _ in _order(len(split), seed, 0, (0, 1)).take(len(split))]
+    keys = shuffled_indices(len(split), seed, 0, (0, 1)).take(len(split))
+    indices = [int(index) for _, index in keys]
     return [str(split.paths[index]) for index in indices]
 
 

@@ -15,9 +15,9 @@ NEUTRAL = Statistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 def draws(function, count: int, seed: int = 7) -> np.ndarray:
     """Apply a function to the seeds of many images, in a graph."""
     data = tf.data.Dataset.range(count).map(
-        lambda position: function(transforms.image_seed(seed, position))
+        lambda position: function(transforms.image_seed(seed, position)), num_parallel_calls=2
     )
-    return np.stack(list(data.as_numpy_iterator()))
+    return next(data.batch(count).as_numpy_iterator())
 
 
 def numbered(height: int, width: int) -> np.ndarray:
@@ -56,9 +56,10 @@ def test_padded_crop_of_one_image_reaches_all_offsets():
 )
 def test_the_shorter_side_is_uniform_and_all_windows_are_reached(shape, sides, size):
     windows = draws(
-        lambda seed: transforms.scale_jitter_window(tf.constant(shape), sides, size, seed), 20_000
+        lambda seed: transforms.scale_jitter_window(tf.constant(shape), sides, size, seed), 10_000
     )
-    y, x, side = windows.T
+    y, x, side, width = windows.T
+    assert (side == width).all()
     # The window is inside the image.
     assert min(y.min(), x.min()) >= 0
     assert (y + side <= shape[0] + 1e-3).all()
@@ -96,12 +97,12 @@ def test_colour_shift_has_the_covariance_of_the_eigenvalues():
         lambda seed: transforms.colour_shift(
             0.1, IMAGENET_EIGENVALUES, IMAGENET_EIGENVECTORS, seed
         ),
-        20_000,
+        10_000,
     )
     vectors = np.array(IMAGENET_EIGENVECTORS)
     expected = vectors @ np.diag((0.1 * 255 * np.array(IMAGENET_EIGENVALUES)) ** 2) @ vectors.T
-    np.testing.assert_allclose(np.cov(shifts.T), expected, rtol=0.05)
-    assert np.abs(shifts.mean(axis=0)).max() < 0.15
+    np.testing.assert_allclose(np.cov(shifts.T), expected, rtol=0.07)
+    assert np.abs(shifts.mean(axis=0)).max() < 0.25
 
 
 def test_the_transforms_of_one_image_are_independent():
@@ -116,18 +117,18 @@ def test_the_transforms_of_one_image_are_independent():
         return tf.concat([window, [tf.cast(mirrored, tf.float32)], shift[:1], crop], axis=0)
 
     values = draws(all_of, 4000)
-    # The window's side limits its corner, so only its three numbers depend on each other.
+    # The window's side limits its corner, so only its own numbers depend on each other.
     correlation = np.corrcoef(values.T)
-    correlation[:3, :3] = np.eye(3)
+    correlation[:4, :4] = np.eye(4)
     assert np.abs(correlation - np.eye(len(correlation))).max() < 0.07
 
 
 def test_resample_is_bilinear_with_half_pixel_centres():
     image = numbered(60, 90)
-    out = transforms.resample_window(image, tf.constant([10.25, 20.5, 30.0]), 15).numpy()
-    centres = (np.arange(15) + 0.5) * 2 - 0.5
-    np.testing.assert_allclose(out[:, 0, 0], 10.25 + centres, atol=1e-4)
-    np.testing.assert_allclose(out[0, :, 1], 20.5 + centres, atol=1e-4)
+    out = transforms.resample_window(image, tf.constant([10.25, 20.5, 30.0, 45.0]), 15).numpy()
+    centres = np.arange(15) + 0.5
+    np.testing.assert_allclose(out[:, 0, 0], 10.25 + 2 * centres - 0.5, atol=1e-4)
+    np.testing.assert_allclose(out[0, :, 1], 20.5 + 3 * centres - 0.5, atol=1e-4)
 
 
 def test_shorter_side_and_centre():
@@ -201,3 +202,62 @@ def test_png_named_jpeg_and_window_of_it():
         encoded, recipe("imagenet"), NEUTRAL, transforms.image_seed(0, tf.constant(1))
     )
     assert out.shape == (224, 224, 3)
+
+
+def test_inception_windows_have_torchvisions_range():
+    shape = (375, 500)
+    windows = draws(
+        lambda seed: transforms.inception_window(
+            tf.constant(shape), (0.08, 1.0), (3 / 4, 4 / 3), seed
+        ),
+        4000,
+    )
+    y, x, height, width = windows.T
+    assert (windows == np.round(windows)).all()
+    assert min(y.min(), x.min()) >= 0
+    assert (y + height <= 375).all()
+    assert (x + width <= 500).all()
+    area = height * width / (375 * 500)
+    assert 0.075 < area.min() < 0.09
+    assert area.max() > 0.95
+    ratio = width / height
+    assert 0.74 < ratio.min() < 0.77
+    assert 1.31 < ratio.max() < 1.35
+    # Logarithmic: as many wide as tall parts among the small ones, which always fit.
+    assert abs((ratio[area < 0.4] > 1).mean() - 0.5) < 0.05
+
+
+def test_inception_window_of_a_strip_is_its_centre():
+    """No part with such a ratio has this area: torchvision falls back to the central part."""
+    window = transforms.inception_window(
+        tf.constant([100, 1000]), (0.9, 1.0), (3 / 4, 4 / 3), tf.constant([0, 0], tf.int64)
+    )
+    np.testing.assert_array_equal(window, [0, 433, 100, 133])
+
+
+def test_overrides_of_a_recipe():
+    chosen = recipe("imagenet", channel_mean=(0.1, 0.2, 0.3), channel_std=(0.5, 0.5, 0.25))
+    pixels = np.full((4, 4, 3), 255, np.uint8)
+    out = preprocessing.normalise(pixels, chosen, NEUTRAL).numpy()
+    np.testing.assert_allclose(out[0, 0], [0.9 / 0.5, 0.8 / 0.5, 0.7 / 0.25], rtol=1e-5)
+    for wrong in ({"channel_mean": (103.0, 116.0, 123.0)}, {"channel_std": (0.0, 0.2, 0.2)}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            recipe("imagenet", **wrong)
+
+
+def test_antialias_option_changes_training_and_testing():
+    image = np.random.default_rng(0).integers(0, 256, (600, 800, 3), dtype=np.uint8)
+    seed = transforms.image_seed(0, tf.constant(0))
+    encoded = tf.io.encode_jpeg(image, quality=95)
+
+    def outputs(antialias):
+        chosen = recipe("imagenet", image_size=56, antialias=antialias)
+        train = preprocessing.augment(encoded, chosen, NEUTRAL, seed)
+        test = preprocessing.preprocess_encoded(encoded, chosen, NEUTRAL)
+        return np.std(train), np.std(test)
+
+    (default_train, default_test), on, off = outputs(None), outputs(True), outputs(False)
+    # Averaging many pixels of noise flattens it.
+    assert on[0] < 0.5 * off[0]
+    assert on[1] < 0.5 * off[1]
+    assert (default_train, default_test) == (off[0], on[1])

@@ -1,0 +1,91 @@
+"""The training pipeline on other machines, through TensorFlow's own tf.data service.
+
+A dispatcher hands the positions of the stream (of TFRecord data: the files) to workers as they
+ask, so that every image comes once an epoch, but neither order nor position are kept: a run
+resumes approximately. No image is lost or doubled as long as no worker dies.
+"""
+
+import sys
+
+import tensorflow as tf
+
+from pipelines.errors import DataError
+from pipelines.loader import OnBad, finish, map_examples, positional, train_example
+from pipelines.order import record_keys_by_file, scattered_indices
+from pipelines.recipes import Recipe
+from pipelines.sources import Source
+from pipelines.splits import ArraySplit, RecordSplit
+
+
+def service_batches(
+    source: Source,
+    recipe: Recipe,
+    *,
+    batch_size: int,
+    seed: int,
+    service: str,
+    job: str,
+    on_bad: OnBad,
+    start: int = 0,
+    epochs: int | None = None,
+) -> tf.data.Dataset:
+    """Return the training batches that the workers of a tf.data service make.
+
+    service: "grpc://HOST:PORT" of the dispatcher. job: consumers that give the same name share the
+    images between them; every run, and every resumed run, needs a new one. start: images consumed before; TFRecord data begin at the epoch it lies in. epochs:
+    end after that many, dropping the last partial batch. Unreadable images get weight 0 and their
+    names are given to on_bad. Elements as those of `train_batches`.
+    """
+    split = source.splits["train"]
+    if isinstance(split, ArraySplit):
+        raise DataError(f"{source.name} fits the memory; data workers are for data on disk.")
+    size = len(split)
+    last = sys.maxsize if epochs is None else epochs
+    if isinstance(split, RecordSplit):
+        keys = record_keys_by_file(split, seed, start // size, last)
+    else:
+        keys = scattered_indices(size, seed, start, min(last * size, sys.maxsize))
+    examples = map_examples(
+        keys, train_example(source, recipe, seed), positional(split), guarded=True
+    )
+    distributed = examples.apply(
+        tf.data.experimental.service.distribute(
+            processing_mode=tf.data.experimental.service.ShardingPolicy.DYNAMIC,
+            service=service,
+            job_name=job,
+        )
+    )
+    return finish(distributed, batch_size, on_bad)
+
+
+def start_dispatcher(port: int = 0) -> tf.data.experimental.service.DispatchServer:
+    """Start a dispatcher; port 0 takes a free one. Its `target` is the service's address."""
+    return tf.data.experimental.service.DispatchServer(
+        tf.data.experimental.service.DispatcherConfig(port=port)
+    )
+
+
+def start_worker(
+    dispatcher: str, *, host: str = "localhost", port: int = 0
+) -> tf.data.experimental.service.WorkerServer:
+    """Start a worker that reads for the dispatcher "HOST:PORT" or "grpc://HOST:PORT".
+
+    host, port: where consumers reach this worker; port 0 takes a free one.
+    """
+    return tf.data.experimental.service.WorkerServer(
+        tf.data.experimental.service.WorkerConfig(
+            dispatcher_address=dispatcher.removeprefix("grpc://"),
+            worker_address=f"{host}:%port%",
+            port=port,
+        )
+    )
+
+
+def run_data_worker(
+    *, port: int = 0, dispatcher: str | None = None, host: str = "localhost"
+) -> None:
+    """Serve until the process is ended: as a worker of the dispatcher, or as the dispatcher."""
+    server = (
+        start_worker(dispatcher, host=host, port=port) if dispatcher else start_dispatcher(port)
+    )
+    server.join()

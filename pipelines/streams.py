@@ -1,0 +1,173 @@
+"""Iterators over batches that survive unreadable images.
+
+Good data pays nothing: the plain stream runs until TensorFlow raises its first error; from that
+position on the stream is opened again with every image guarded.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from pipelines.errors import DataError, first_line
+from pipelines.loader import OnBad, test_batches, train_batches
+from pipelines.preprocessing import View, single_view
+from pipelines.recipes import Recipe
+from pipelines.sources import Source
+
+# This many unreadable images are always borne, in the smallest of data sets.
+ALLOWED_BAD_IMAGES = 10
+
+Distribute = Callable[[tf.data.Dataset], Iterable[Any]]
+
+
+def warn(name: str) -> None:
+    """Log the name of an unreadable image as a warning of the logger "pipelines"."""
+    logging.getLogger("pipelines").warning("This image cannot be read and is left out: %s", name)
+
+
+class BatchStream:
+    """Iterate over batches.
+
+    position: images consumed so far, by all shards together: the `start` that continues here.
+    bad_images: names of the unreadable images seen so far; each is logged once.
+    Raises DataError when they become too many, or a TFRecord file is damaged.
+    """
+
+    def __init__(
+        self,
+        open_at: Callable[[int, OnBad | None], Iterable[Any]],
+        *,
+        start: int,
+        images_per_batch: int,
+        images: int,
+        max_bad_fraction: float,
+        log: OnBad,
+    ) -> None:
+        self.position = start
+        self.bad_images: dict[str, None] = {}
+        self._open_at = open_at
+        self._images_per_batch = images_per_batch
+        self._images = images
+        self._allowed = max(ALLOWED_BAD_IMAGES, int(max_bad_fraction * images))
+        self._log = log
+        self._guarded = False
+        self._iterator = iter(open_at(start, None))
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            batch = next(self._iterator)
+        except tf.errors.DataLossError as error:
+            raise DataError(
+                f"A TFRecord file of the data is damaged: {first_line(error)}; prepare it again."
+            ) from error
+        except tf.errors.OutOfRangeError as end:
+            raise StopIteration from end
+        except tf.errors.OpError as error:
+            if self._guarded:
+                raise DataError(f"The data cannot be read: {first_line(error)}.") from error
+            self._guarded = True
+            self._iterator = iter(self._open_at(self.position, self._note))
+            return next(self)
+        if len(self.bad_images) > self._allowed:
+            raise DataError(
+                f"{len(self.bad_images)} of {self._images} images cannot be read, and "
+                f"{self._allowed} are allowed; the first is {next(iter(self.bad_images))}."
+            )
+        self.position += self._images_per_batch
+        return batch
+
+    def _note(self, name: str) -> None:
+        if name not in self.bad_images:
+            self.bad_images[name] = None
+            self._log(name)
+
+
+def train_stream(
+    source: Source,
+    recipe: Recipe,
+    *,
+    batch_size: int,
+    seed: int,
+    start: int = 0,
+    shard_index: int = 0,
+    shard_count: int = 1,
+    max_bad_fraction: float = 0.001,
+    distribute: Distribute | None = None,
+    log: OnBad = warn,
+) -> BatchStream:
+    """Iterate over the batches of `train_batches`, endlessly.
+
+    An unreadable image keeps its place with weight 0, and its name is given to `log` (default: a
+    warning of the logger "pipelines"). More than `max_bad_fraction` of the images, and never
+    fewer than 10, raise DataError. distribute: applied to each opened dataset, e.g.
+    strategy.experimental_distribute_dataset.
+    """
+
+    def open_at(position: int, on_bad: OnBad | None) -> Iterable[Any]:
+        data = train_batches(
+            source,
+            recipe,
+            batch_size=batch_size,
+            seed=seed,
+            start=position,
+            shard_index=shard_index,
+            shard_count=shard_count,
+            on_bad=on_bad,
+        )
+        return distribute(data) if distribute else data
+
+    return BatchStream(
+        open_at,
+        start=start,
+        images_per_batch=batch_size * shard_count,
+        images=source.sizes["train"],
+        max_bad_fraction=max_bad_fraction,
+        log=log,
+    )
+
+
+def test_stream(
+    source: Source,
+    recipe: Recipe,
+    *,
+    split: str = "test",  # noqa: PT028
+    batch_size: int,
+    shard_index: int = 0,  # noqa: PT028
+    shard_count: int = 1,  # noqa: PT028
+    view: View = single_view,  # noqa: PT028
+    max_bad_fraction: float = 0.001,  # noqa: PT028
+    distribute: Distribute | None = None,  # noqa: PT028
+    log: OnBad = warn,  # noqa: PT028
+) -> BatchStream:
+    """Iterate over the batches of `test_batches`, once; guarded as `train_stream` is."""
+
+    def open_at(position: int, on_bad: OnBad | None) -> Iterable[Any]:
+        data = test_batches(
+            source,
+            recipe,
+            split=split,
+            batch_size=batch_size,
+            start=position // shard_count,
+            shard_index=shard_index,
+            shard_count=shard_count,
+            view=view,
+            on_bad=on_bad,
+        )
+        return distribute(data) if distribute else data
+
+    return BatchStream(
+        open_at,
+        start=0,
+        images_per_batch=batch_size * shard_count,
+        images=source.sizes[split],
+        max_bad_fraction=max_bad_fraction,
+        log=log,
+    )
+
+
+test_stream.__test__ = False  # type: ignore[attr-defined]  # for pytest: not a test
