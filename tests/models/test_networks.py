@@ -19,6 +19,7 @@ QUICK = {
     "resnet50 shortcut=B",
     "resnet50 shortcut=B stride_on=3x3",
     "resnet101 shortcut=B",
+    "resnet152 shortcut=B",
     "cifar_resnet20 shortcut=A",
     "cifar_resnet20 shortcut=B",
     "cifar_plain20",
@@ -36,7 +37,7 @@ REST = {
     *(f"cifar_resnet{depth} shortcut={option}" for depth in (32, 44, 56, 110) for option in "AB"),
     *(f"cifar_plain{depth}" for depth in (32, 44, 56, 110, 1202)),
     *(f"cifar_resnet1202 shortcut={option}" for option in "AB"),
-    *("resnet18 shortcut=C", "resnet152 shortcut=B", "plain34", "vgg_a", "vgg_b", "vgg_d"),
+    *("resnet18 shortcut=C", "plain34", "vgg_a", "vgg_b", "vgg_d"),
 } - QUICK
 NETWORKS = [*sorted(QUICK), *(pytest.param(k, marks=pytest.mark.slow) for k in sorted(REST))]
 
