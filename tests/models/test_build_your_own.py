@@ -10,8 +10,9 @@ from conftest import ROOT
 def readme_code():
     """Return the README's Python block that starts with `# build your own`."""
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
-    (code,) = (block for block in blocks if block.startswith("# build your own"))
-    return code
+    found = [block for block in blocks if block.startswith("# build your own")]
+    assert len(found) == 1, "README.md needs one Python block that starts with `# build your own`"
+    return found[0]
 
 
 def test_the_readmes_network():
