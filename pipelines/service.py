@@ -31,10 +31,11 @@ def service_batches(
 ) -> tf.data.Dataset:
     """Return the training batches that the workers of a tf.data service make.
 
-    service: "grpc://HOST:PORT" of the dispatcher. job: consumers that give the same name share the
-    images between them; every run, and every resumed run, needs a new one. start: images consumed before; TFRecord data begin at the epoch it lies in. epochs:
-    end after that many, dropping the last partial batch. Unreadable images get weight 0 and their
-    names are given to on_bad. Elements as those of `train_batches`.
+    service: "grpc://HOST:PORT" of the dispatcher. job: consumers that give the same name share
+    the images between them; every run, and every resumed run, needs a new one. start: images
+    consumed before; TFRecord data begin at the epoch it lies in. epochs: end after that many,
+    dropping the last partial batch. Unreadable images get weight 0 and their names are given to
+    on_bad. Elements as those of `train_batches`.
     """
     split = source.splits["train"]
     if isinstance(split, ArraySplit):

@@ -19,6 +19,12 @@ def shared(place: str) -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared_data():
+    """Return the function from a place to a directory of the data beside the project."""
+    return shared
+
+
+@pytest.fixture(scope="session")
 def cifar10():
     return pipelines.open_source("cifar10", data_dir=shared("tfds/cifar10").parent)
 
