@@ -6,6 +6,7 @@ Importing the package and calling `check` load neither TensorFlow nor TensorFlow
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from pipelines.bad_images import BadImages
 from pipelines.datasets import DATASETS, DatasetSpec, check, describe
 from pipelines.errors import DataError
 from pipelines.recipes import RECIPES, Recipe, recipe
@@ -37,6 +38,7 @@ _LAZY = {
 __all__ = [
     "DATASETS",
     "RECIPES",
+    "BadImages",
     "DataError",
     "DatasetSpec",
     "Recipe",

@@ -67,7 +67,8 @@ _CIFAR = Recipe(
 _DIGITS = dataclasses.replace(
     _CIFAR,
     name="digits",
-    source="the recipe of Sec. 4.2 without the flip: a mirrored digit is another sign",
+    source="the recipe of Sec. 4.2 for digits, which fill their frame and have no mirror image",
+    padding=1,
     flip=False,
 )
 _LAB = Recipe(

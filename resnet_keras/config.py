@@ -57,12 +57,15 @@ class Config:
         "", "initial weights; '' is the network's published choice", choices=("", *INITIALIZERS)
     )
     # Data
-    dataset: str = _flag("imagenet2012", "one of: " + ", ".join(pipelines.DATASETS))
+    dataset: str = _flag("imagenet2012", ", ".join(pipelines.DATASETS) + ", or a name of TFDS")
     data_dir: str = _flag("", "where the data set lies; '' is TFDS's own directory")
     classes: tuple[str, ...] = _flag((), "keep these classes only, relabelled in this order")
     validation_images: int = _flag(0, "training images held out and reported on instead", low=0)
     recipe: str = _flag("", "preprocessing and augmentation; '' is the data set's own")
     image_size: int = _flag(0, "pixels a side; 0 is the network's own", low=0)
+    max_bad_fraction: float = _flag(
+        0.001, "share of unreadable images that is borne, and never fewer than 10 images", low=0
+    )
     # Optimisation; defaults from Sec. 3.4
     batch_size: int = _flag(256, "images a step, over all devices", low=1)
     train_steps: int = _flag(600_000, "iterations", low=1)
@@ -119,7 +122,7 @@ class Config:
 # What may differ when a run is resumed: none of these changes what a step computes.
 RESUMABLE = (
     "mode data_dir train_steps strategy run_dir restart steps_per_call log_every checkpoint_every "
-    "evaluate_every evaluation_batch_size export_dir saved_model images"
+    "evaluate_every evaluation_batch_size max_bad_fraction export_dir saved_model images"
 ).split()
 
 _SECTIONS = {

@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import keras
@@ -45,15 +45,39 @@ def train(config: Config) -> int:
         start, window = checkpoints.restore()
     evaluate_on = make_evaluate(model, strategy)
 
+    unreadable: list[str] = []  # filled by the input's threads, told by the loop
+    bad_images = pipelines.BadImages(
+        source.sizes["train"], config.max_bad_fraction, unreadable.append
+    )
+
+    def open_stream(step: int, guarded: bool) -> tf.data.Iterator:
+        batches = pipelines.train_batches(
+            source,
+            recipe,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            start=step * config.batch_size,
+            on_bad=bad_images.add if guarded else None,
+        )
+        return iter(strategy.experimental_distribute_dataset(batches))
+
     def save(step: int, sums: Sequence[float]) -> None:
         average_statistics(strategy, model)
         checkpoints.save(step, sums)
 
     def evaluate_at(step: int) -> dict[str, int | float]:
         average_statistics(strategy, model)
-        metrics = evaluate_on(_evaluation_batches(config, source, recipe))
+        found: list[str] = []
+        metrics = evaluate_on(*_evaluation_batches(config, source, recipe, strategy, found.append))
+        for name in found:
+            log.write("unreadable", step, image=name)
         log.write(_split(source), step, **metrics)
         return metrics
+
+    def watch(step: int) -> None:
+        while unreadable:
+            log.write("unreadable", step, image=unreadable.pop(0))
+        bad_images.check()
 
     log = Log(run / LOG, step=start, total_steps=config.train_steps)
     try:
@@ -64,18 +88,11 @@ def train(config: Config) -> int:
                 f"of {config.batch_size} images, on {_devices(strategy)}, in {run}",
                 flush=True,
             )
-            batches = pipelines.train_batches(
-                source,
-                recipe,
-                batch_size=config.batch_size,
-                seed=config.seed,
-                start=start * config.batch_size,
-            )
             loop.train(
                 loop.make_train_function(
                     model, optimizer, strategy, batch_size=config.batch_size, seed=config.seed
                 ),
-                iter(strategy.experimental_distribute_dataset(batches)),
+                open_stream,
                 schedule=piecewise(config.learning_rate, config.lr_drops),
                 start=start,
                 steps=config.train_steps,
@@ -86,6 +103,7 @@ def train(config: Config) -> int:
                 evaluate_every=config.evaluate_every,
                 save=save,
                 evaluate=evaluate_at,
+                watch=watch,
                 log=log,
             )
         else:
@@ -111,7 +129,11 @@ def evaluate(config: Config) -> int:
     strategy = _strategy(config)
     with strategy.scope():
         model, step = _restore(config, source, recipe)
-    metrics = make_evaluate(model, strategy)(_evaluation_batches(config, source, recipe))
+    found: list[str] = []
+    batches, count = _evaluation_batches(config, source, recipe, strategy, found.append)
+    metrics = make_evaluate(model, strategy)(batches, count)
+    for name in found:
+        print(f"Left out, not readable: {name}", file=sys.stderr)
     print(f"{config.run_dir}, step {step:,}")
     print(_errors(source, metrics))
     return DONE
@@ -167,7 +189,7 @@ def summary(config: Config) -> int:
 
 def _open_data(config: Config) -> tuple[pipelines.Source, pipelines.Recipe]:
     size = config.image_size or architecture(config.model).image_size
-    name = config.recipe or pipelines.DATASETS[config.dataset].recipe
+    name = config.recipe or pipelines.describe(config.dataset).recipe
     recipe = pipelines.recipe(name, image_size=size)
     source = pipelines.open_source(
         config.dataset,
@@ -224,11 +246,24 @@ def _split(source: pipelines.Source) -> str:
 
 
 def _evaluation_batches(
-    config: Config, source: pipelines.Source, recipe: pipelines.Recipe
-) -> tf.data.Dataset:
-    return pipelines.test_batches(
-        source, recipe, split=_split(source), batch_size=config.evaluation_batch_size
+    config: Config,
+    source: pipelines.Source,
+    recipe: pipelines.Recipe,
+    strategy: tf.distribute.Strategy,
+    on_bad: Callable[[str], None],
+) -> tuple[Iterable, int]:
+    """Return the batches of the split reported on, for ``strategy``, and their number."""
+    split, size = _split(source), config.evaluation_batch_size
+    stream = pipelines.test_stream(
+        source,
+        recipe,
+        split=split,
+        batch_size=size,
+        max_bad_fraction=config.max_bad_fraction,
+        distribute=strategy.experimental_distribute_dataset,
+        log=on_bad,
     )
+    return stream, -(-source.sizes[split] // size)
 
 
 def _export(

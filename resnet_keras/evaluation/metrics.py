@@ -1,7 +1,7 @@
 """Exact error counts: every image once, whatever the batch size and the number of replicas."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import keras
 import tensorflow as tf
@@ -13,10 +13,11 @@ TOP5_CLASSES = 6  # with five classes or fewer the top-5 error is 0 whatever the
 def make_evaluate(model: keras.Model, strategy: tf.distribute.Strategy) -> Callable:
     """Return a function from evaluation batches to metrics.
 
-    The function takes a finite ``tf.data.Dataset`` of padded ``{"image", "label", "weight"}``
-    batches, whose size divides among the replicas, and returns a dict: ``images`` (count),
-    ``loss`` (mean cross-entropy), ``top1_error`` and, above five classes, ``top5_error`` (in
-    0..1), and ``wrong`` (the count behind top1_error). It is traced once, however often called.
+    The function takes the padded ``{"image", "label", "weight"}`` batches that ``strategy``
+    distributes, and how many they are (for the progress bar), and returns a dict: ``images``
+    (count), ``loss`` (mean cross-entropy), ``top1_error`` and, above five classes,
+    ``top5_error`` (in 0..1), and ``wrong`` (the count behind top1_error). It is traced once,
+    however often called.
 
     Args:
         model: returns logits [batch, classes].
@@ -42,12 +43,12 @@ def make_evaluate(model: keras.Model, strategy: tf.distribute.Strategy) -> Calla
             tf.distribute.ReduceOp.SUM, strategy.run(step, args=(batch,)), axis=None
         )
 
-    def evaluate(batches: tf.data.Dataset) -> dict[str, int | float]:
+    def evaluate(batches: Iterable, count: int) -> dict[str, int | float]:
         totals = [0.0] * 4
         shown = tqdm.tqdm(
-            strategy.experimental_distribute_dataset(batches),
+            batches,
             desc="evaluating",
-            total=int(batches.cardinality()),
+            total=count,
             unit="batch",
             leave=False,
             disable=not sys.stderr.isatty(),

@@ -63,4 +63,6 @@ def sentence(kind: str, step: int, values: dict[str, Any]) -> str:
 def _figure(name: str, value: Any) -> str:
     if name.endswith("error"):
         return f"{100 * value:.2f} %"
-    return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -51,13 +51,14 @@ def make_train_function(
     batch_size: int,
     seed: int,
 ) -> Callable:
-    """Return a compiled function that makes several steps.
+    """Return a function that makes several steps in one compiled call.
 
-    The function takes an iterator of ``{"image", "label", "weight"}`` batches, a float32 vector
-    of learning rates, of which it uses the first ``count``, the int32 scalar ``count``, and the
-    number of steps made before, int32; vectors of one length cost one trace. It returns float32
-    sums over the images of all its steps: [cross-entropy, wrong answers, weights]. The loss is
-    without the decay term, which the optimizer adds to the gradient.
+    The function takes an iterator of ``{"image", "label", "weight"}`` batches, a list of learning
+    rates of one and the same length, of which it uses the first ``count``, that ``count``, and the
+    number of steps made before. It returns the number of steps made and float sums over their
+    images, [cross-entropy, wrong answers, weights], without the decay term, which the optimizer
+    adds to the gradient; and the error that ended it early, if the iterator raised one: the steps
+    before are whole.
 
     Args:
         model: returns logits.
@@ -68,6 +69,7 @@ def make_train_function(
     """
     dropouts = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
     replicas = strategy.num_replicas_in_sync
+    results = tf.Variable(tf.zeros(4))  # steps made, and the three sums
 
     def step(batch: dict[str, tf.Tensor], number: tf.Tensor) -> tf.Tensor:
         # Dropout's state is set, not advanced: masks depend on seed, layer, step and replica
@@ -83,28 +85,48 @@ def make_train_function(
             )
             loss = tf.nn.compute_average_loss(losses, global_batch_size=batch_size)
         variables = model.trainable_variables
-        optimizer.apply(tape.gradient(loss, [v.value for v in variables]), variables)
+        gradients = tape.gradient(loss, [variable.value for variable in variables])
+        with tf.control_dependencies([loss]):  # no count of a step that gets no batch
+            optimizer.apply(gradients, variables)
         answers = tf.argmax(logits, axis=-1, output_type=batch["label"].dtype)
         wrong = batch["weight"] * tf.cast(answers != batch["label"], tf.float32)
-        return tf.stack([tf.reduce_sum(x) for x in (losses, wrong, batch["weight"])])
+        sums = [tf.reduce_sum(values) for values in (losses, wrong, batch["weight"])]
+        return tf.stack([1 / replicas, *sums])
 
     @tf.function(reduce_retracing=True)
-    def train_function(
+    def compiled(
         iterator: tf.data.Iterator, learning_rates: tf.Tensor, count: tf.Tensor, first: tf.Tensor
-    ) -> tf.Tensor:
-        sums = tf.zeros(3)
+    ) -> None:
+        results.assign(tf.zeros(4))
         for index in tf.range(count):
+            # A step waits for the one before, so that a failing iterator leaves whole steps.
+            tf.autograph.experimental.set_loop_options(parallel_iterations=1)
             optimizer.learning_rate.assign(learning_rates[index])
-            results = strategy.run(step, args=(next(iterator), first + index))
-            sums += strategy.reduce(tf.distribute.ReduceOp.SUM, results, axis=None)
-        return sums
+            sums = strategy.run(step, args=(next(iterator), first + index))
+            results.assign_add(strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None))
+
+    def train_function(
+        iterator: tf.data.Iterator, learning_rates: Sequence[float], count: int, first: int
+    ) -> tuple[int, list[float], tf.errors.OpError | None]:
+        failure = None
+        try:
+            compiled(
+                iterator,
+                tf.constant(learning_rates, tf.float32),
+                tf.constant(count, tf.int32),
+                tf.constant(first, tf.int32),
+            )
+        except tf.errors.OpError as error:
+            failure = error
+        steps, *sums = results.numpy().tolist()
+        return round(steps), sums, failure
 
     return train_function
 
 
 def train(
     train_function: Callable,
-    iterator: tf.data.Iterator,
+    open_stream: Callable[[int, bool], tf.data.Iterator],
     *,
     schedule: Schedule,
     start: int,
@@ -116,13 +138,16 @@ def train(
     evaluate_every: int,
     save: Callable[[int, Sequence[float]], None],
     evaluate: Callable[[int], object],
+    watch: Callable[[int], None],
     log: Log,
 ) -> None:
     """Train from step ``start`` to ``steps``, saving, evaluating and logging on the way.
 
     Args:
         train_function: of ``make_train_function``.
-        iterator: the training stream, standing at ``start``.
+        open_stream: takes a step and whether to guard against unreadable images; returns the
+            stream that stands there. Good data never pays for the guard: the stream is opened
+            with it at the step where the first error came.
         schedule: step -> learning rate.
         start: steps made before, from the checkpoint.
         steps: steps of the whole run.
@@ -133,6 +158,7 @@ def train(
         evaluate_every: steps between calls of ``evaluate``; 0 for none; never after the last.
         save: takes step and window.
         evaluate: takes the step.
+        watch: takes the step after every call; raises where the run must stop.
         log: takes records.
 
     Raises:
@@ -142,31 +168,34 @@ def train(
     sums = list(window)
     step, saved = start, start
     images, since = 0.0, time.perf_counter()
+    iterator, guarded = open_stream(start, False), False
     with StopRequest() as request:
         while step < steps:
             periods = [log_every, checkpoint_every, *([evaluate_every] if evaluate_every else [])]
             count = min(steps_per_call, steps - step, *(p - step % p for p in periods))
             rates = [schedule(step + index) for index in range(steps_per_call)]
-            results = train_function(
-                iterator,
-                tf.constant(rates, tf.float32),
-                tf.constant(count, tf.int32),
-                tf.constant(step, tf.int32),
-            ).numpy()
+            made, results, failure = train_function(iterator, rates, count, step)
+            if failure:
+                if guarded:
+                    raise failure
+                iterator, guarded = open_stream(step + made, True), True
             if not math.isfinite(results[0]):
                 raise NonFiniteLoss(
-                    f"The loss is {results[0]} between steps {step} and {step + count} at a "
-                    f"learning rate of {rates[count - 1]:g}; the last checkpoint is of step "
-                    f"{saved}. Lower --learning_rate, or start more gently."
+                    f"The loss is {results[0]} between steps {step} and {step + made} at a "
+                    f"learning rate of {rates[0]:g}; the last checkpoint is of step {saved}. "
+                    "Lower --learning_rate, or start more gently."
                 )
-            step += count
-            sums = [total + float(new) for total, new in zip(sums, results, strict=True)]
-            images += float(results[2])
-            loss, error = sums[0] / sums[2], sums[1] / sums[2]
+            if not made:
+                continue
+            step += made
+            sums = [total + new for total, new in zip(sums, results, strict=True)]
+            images += results[2]
+            loss, error = (total / max(sums[2], 1) for total in sums[:2])
+            watch(step)
             log.progress(step, loss=f"{loss:.3f}", error=f"{100 * error:.1f}%")
             if step % log_every == 0 or step == steps:
                 speed = images / (time.perf_counter() - since)
-                log.write("train", step, loss=loss, error=error, learning_rate=rates[count - 1],
+                log.write("train", step, loss=loss, error=error, learning_rate=rates[made - 1],
                           images_per_second=speed)  # fmt: skip
                 sums, images, since = [0.0] * 3, 0.0, time.perf_counter()
             if step % checkpoint_every == 0 or step == steps or request.signal:

@@ -40,7 +40,8 @@ def test_every_image_counts_once_at_any_batch_size_and_replica_count(cpus, size,
     strategy = _strategy(cpus, replicas)
     with strategy.scope():
         model = _identity(8)
-    metrics = make_evaluate(model, strategy)(_batches(logits, labels, size))
+    batches = strategy.experimental_distribute_dataset(_batches(logits, labels, size))
+    metrics = make_evaluate(model, strategy)(batches, len(labels))
     assert metrics["images"] == 37
     assert metrics["wrong"] == np.sum(ranks >= 1)
     assert metrics["top1_error"] == pytest.approx(np.mean(ranks >= 1))
@@ -51,7 +52,7 @@ def test_every_image_counts_once_at_any_batch_size_and_replica_count(cpus, size,
 def test_top5_is_left_out_for_five_classes():
     logits = np.eye(5, dtype=np.float32)
     metrics = make_evaluate(_identity(5), tf.distribute.get_strategy())(
-        _batches(logits, np.arange(5), 5)
+        _batches(logits, np.arange(5), 5), 1
     )
     assert metrics["top1_error"] == 0
     assert "top5_error" not in metrics
@@ -62,7 +63,7 @@ def test_a_network_that_knows_nothing_is_wrong(value):
     """A constant answer ties everywhere, and a NaN compares with nothing: neither is right."""
     logits = np.full((4, 8), value, np.float32)
     metrics = make_evaluate(_identity(8), tf.distribute.get_strategy())(
-        _batches(logits, np.arange(4), 4)
+        _batches(logits, np.arange(4), 4), 1
     )
     assert metrics["top1_error"] == 1
     assert metrics["top5_error"] == 1

@@ -30,10 +30,11 @@ def _network(norm: bool = True, dropout: float = 0.0) -> keras.Model:
     return keras.Model(image, keras.layers.Dense(3, name="fc")(x))
 
 
-def _batches(first: int = 0) -> tf.data.Dataset:
-    """Return learnable batches that follow from their number."""
+def _batches(first: int = 0, bad: int = -1) -> tf.data.Dataset:
+    """Return learnable batches that follow from their number; number ``bad`` raises."""
 
     def batch(number: tf.Tensor) -> dict[str, tf.Tensor]:
+        tf.debugging.assert_none_equal(number, tf.constant(bad, tf.int64))
         seed = tf.stack([tf.constant(5, tf.int64), number])
         image = tf.random.stateless_normal([BATCH, 4, 4, 3], seed)
         label = tf.argmax(tf.reduce_mean(image, [1, 2]), axis=1, output_type=tf.int32)
@@ -57,22 +58,29 @@ class Run:
         self.folder = folder
         self.evaluated: list[int] = []
 
-    def train(self, steps, *, rate=0.05, evaluate=None, **periods):
+    def train(self, steps, *, rate=0.05, evaluate=None, bad=-1, **periods):
         given = {"steps_per_call": 4, "log_every": 10, "checkpoint_every": 7, "evaluate_every": 0}
         log = Log(self.folder / "log.jsonl", step=self.start, total_steps=steps)
-        batches = self.strategy.experimental_distribute_dataset(_batches(self.start))
+        self.opened = []
+
+        def open_stream(step: int, guarded: bool):
+            self.opened.append((step, guarded))
+            batches = _batches(step, bad=-1 if guarded else bad)
+            return iter(self.strategy.experimental_distribute_dataset(batches))
+
         try:
             loop.train(
                 loop.make_train_function(
                     self.model, self.optimizer, self.strategy, batch_size=BATCH, seed=1
                 ),
-                iter(batches),
+                open_stream,
                 schedule=piecewise(rate, (20,)),
                 start=self.start,
                 steps=steps,
                 window=self.window,
                 save=self.checkpoints.save,
                 evaluate=evaluate or self.evaluated.append,
+                watch=lambda step: None,
                 log=log,
                 **(given | periods),
             )
@@ -180,9 +188,8 @@ def test_dropout_differs_by_step_and_replica_and_follows_the_seed(tmp_path, cpus
         half = {k: tf.concat([v[:6], v[:6]], 0) for k, v in same.items()}
         batches = tf.data.Dataset.from_tensors(half).repeat()
         iterator = iter(strategy.experimental_distribute_dataset(batches))
-        one = tf.constant(1)
-        steps = [train(iterator, tf.zeros(1), one, tf.constant(step)) for step in range(3)]
-        return np.array([sums.numpy()[0] for sums in steps])
+        steps = [train(iterator, [0.0], 1, step) for step in range(3)]
+        return np.array([sums[0] for _, sums, _ in steps])
 
     first = losses(1, 2)
     assert len(set(first.round(4))) == 3
@@ -201,3 +208,15 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_pat
         broken.train(200, rate=1e30)
     for a, b in zip(before, Run(run.folder).weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("bad", [0, 6, 7, 11])
+def test_a_stream_that_fails_is_opened_again_where_it_stood(tmp_path, bad):
+    """Step ``bad`` fails in the middle of a call of 4 steps; nothing is lost or done twice."""
+    whole = Run(_folder(tmp_path, "whole")).train(20, log_every=20)
+    broken = Run(_folder(tmp_path, "broken")).train(20, bad=bad, log_every=20)
+    assert broken.opened == [(0, False), (bad, True)]
+    _assert_equal(whole, broken)
+    for one, other in zip(whole.log(), broken.log(), strict=True):
+        assert one.pop("kind") == other.pop("kind")
+        assert other == pytest.approx(one, rel=1e-6)
