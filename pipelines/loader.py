@@ -5,6 +5,8 @@ augmentation does to it, follow from (seed, epoch, index) alone, so a stream tha
 position equals one that came there.
 """
 
+import ctypes
+import functools
 import math
 import os
 from collections.abc import Callable
@@ -47,6 +49,7 @@ def train_batches(
     """
     if start % shard_count:
         raise ValueError(f"The start {start} is not a multiple of the {shard_count} shards.")
+    keep_freed_memory()
     split = source.splits["train"]
     shard = (shard_index, shard_count)
     if isinstance(split, ArraySplit) and is_pad_crop(split, recipe):
@@ -125,6 +128,20 @@ test_batches.__test__ = False  # type: ignore[attr-defined]  # for pytest: not a
 def cores() -> int:
     """Count the cores this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Let glibc keep freed image buffers for the next ones.
+
+    By default it returns them to the kernel, and touching new ones costs 0.15 ms an image of
+    224x224, a tenth of its decoding.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        trim_threshold, mmap_threshold = -1, -3  # from malloc.h
+        mallopt(mmap_threshold, 32 * 2**20)  # the largest it takes
+        mallopt(trim_threshold, 512 * 2**20)
 
 
 def options() -> tf.data.Options:

@@ -38,8 +38,9 @@ def normalise(images: tf.Tensor, recipe: Recipe, statistics: Statistics) -> tf.T
     mean, std = mean_and_std(recipe, statistics)
     if mean.ndim == 3 and tuple(images.shape[-3:-1]) != mean.shape[:2]:
         mean = mean.mean(axis=(0, 1))
-    centred = tf.cast(images, tf.float32) - mean
-    return centred / std if recipe.divide_by_std else centred
+    pixels = tf.cast(images, tf.float32)
+    centred = pixels - mean if mean.ndim == 3 else transforms.add_colour(pixels, -mean)
+    return transforms.scale_colour(centred, 1 / std) if recipe.divide_by_std else centred
 
 
 def resize_for_test(image: tf.Tensor, recipe: Recipe, side: int | None = None) -> tf.Tensor:
@@ -90,17 +91,18 @@ def augment(image: tf.Tensor, recipe: Recipe, statistics: Statistics, seed: tf.T
     """
     if recipe.crop == "padded":
         return _augment_padded(image, recipe, statistics, seed)
-    pixels = _random_window(image, recipe, seed)
+    pixels = random_window(image, recipe, seed)
     if recipe.flip:
         pixels = transforms.random_flip(pixels, seed)
-    mean, std = mean_and_std(recipe, statistics)
+    pixels = normalise(pixels, recipe, statistics)
     if recipe.colour_std:
-        # The shift is taken from the mean, which spares a pass over the pixels.
-        mean = mean - transforms.colour_shift(
+        shift = transforms.colour_shift(
             recipe.colour_std, statistics.eigenvalues, statistics.eigenvectors, seed
         )
-    centred = pixels - mean
-    return centred / std if recipe.divide_by_std else centred
+        if recipe.divide_by_std:
+            shift /= mean_and_std(recipe, statistics)[1]
+        pixels = transforms.add_colour(pixels, shift)
+    return pixels
 
 
 def _augment_padded(
@@ -117,7 +119,7 @@ def _augment_padded(
     return transforms.random_flip(pixels, seed) if recipe.flip else pixels
 
 
-def _random_window(image: tf.Tensor, recipe: Recipe, seed: tf.Tensor) -> tf.Tensor:
+def random_window(image: tf.Tensor, recipe: Recipe, seed: tf.Tensor) -> tf.Tensor:
     """Cut the random window of a "resized" or "inception" recipe; float32 [S, S, 3], 0..255.
 
     The window is drawn from the size in the header, and of a JPEG only the window is decoded.
@@ -143,6 +145,8 @@ def _random_window(image: tf.Tensor, recipe: Recipe, seed: tf.Tensor) -> tf.Tens
 
         def window_alone() -> tf.Tensor:
             part = decoding.decode_jpeg_window(image, window)
+            # Resizing float32 takes half the time of resizing uint8, the conversion included.
+            part = tf.cast(part, tf.float32)
             return tf.image.resize(part, [size, size], antialias=antialias)
 
         def whole_image() -> tf.Tensor:
