@@ -5,6 +5,7 @@ ask, so that every image comes once an epoch, but neither order nor position are
 resumes approximately. No image is lost or doubled as long as no worker dies.
 """
 
+import socket
 import sys
 
 import tensorflow as tf
@@ -57,6 +58,20 @@ def service_batches(
         )
     )
     return finish(distributed, batch_size, on_bad)
+
+
+def check(service: str, seconds: float = 10.0) -> None:
+    """Ask whether a dispatcher answers at "grpc://HOST:PORT"; TensorFlow would wait for hours.
+
+    Raises DataError.
+    """
+    host, _, port = service.removeprefix("grpc://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=seconds).close()
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"No dispatcher answers at {service} ({error}): start one with --mode=data_worker."
+        ) from None
 
 
 def start_dispatcher(port: int = 0) -> tf.data.experimental.service.DispatchServer:

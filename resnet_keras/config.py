@@ -17,9 +17,15 @@ from absl import flags
 import pipelines
 from resnet_keras.errors import InputError
 from resnet_keras.models import complexity
-from resnet_keras.models.architectures import INITIALIZERS, SHORTCUTS, STEM_POOLS, STRIDES_ON
+from resnet_keras.models.architectures import (
+    INITIALIZERS,
+    SHORTCUTS,
+    STEM_POOLS,
+    STRIDES_ON,
+    architecture,
+)
 
-MODES = ("train", "evaluate", "export", "predict", "summary")
+MODES = ("train", "evaluate", "export", "predict", "summary", "prepare", "data_worker")
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -35,8 +41,8 @@ class Config:
 
     mode: str = _flag(
         "train",
-        "train (then evaluate and export), evaluate or export a run, predict with an export, or "
-        "print a network's summary",
+        "train (then evaluate and export), evaluate or export a run, predict with an export, "
+        "print a network's summary, prepare a data set as TFRecord files, or serve as data worker",
         choices=MODES,
     )
     # Network
@@ -63,6 +69,14 @@ class Config:
     validation_images: int = _flag(0, "training images held out and reported on instead", low=0)
     recipe: str = _flag("", "preprocessing and augmentation; '' is the data set's own")
     image_size: int = _flag(0, "pixels a side; 0 is the network's own", low=0)
+    channel_mean: tuple[float, ...] = _flag(
+        (), "R,G,B in 0..1, subtracted instead of the data set's own mean"
+    )
+    channel_std: tuple[float, ...] = _flag((), "R,G,B in 0..1, divided by after the mean")
+    antialias: str = _flag(
+        "auto", "low-pass filter before shrinking; auto is the recipe's: not in training, but in "
+        "evaluation and export", choices=("auto", "true", "false"),
+    )  # fmt: skip
     max_bad_fraction: float = _flag(
         0.001, "share of unreadable images that is borne, and never fewer than 10 images", low=0
     )
@@ -86,11 +100,21 @@ class Config:
     )  # fmt: skip
     run_dir: str = _flag("", "checkpoints, log and config; '' is runs/MODEL_DATASET")
     restart: bool = _flag(False, "start the run anew, deleting its files")
+    resume: str = _flag(
+        "exact", "approximate is for --data_service, which keeps neither order nor position",
+        choices=("exact", "approximate"),
+    )  # fmt: skip
     steps_per_call: int = _flag(10, "steps in one call of the compiled loop", low=1)
     log_every: int = _flag(100, "steps between lines of the log", low=1)
     checkpoint_every: int = _flag(5_000, "steps between checkpoints", low=1)
     evaluate_every: int = _flag(0, "steps between evaluations; 0 is at the end only", low=0)
     evaluation_batch_size: int = _flag(0, "images a batch in evaluation; 0 is --batch_size", low=0)
+    # Data sets and data workers
+    output_dir: str = _flag("", "with --mode=prepare: where the data set goes, a --data_dir")
+    output_name: str = _flag("", "with --mode=prepare: its name, from then on a --dataset")
+    data_service: str = _flag("", "grpc://HOST:PORT of a dispatcher whose workers read the data")
+    port: int = _flag(0, "with --mode=data_worker: port to serve on; 0 is any free one", low=0)
+    host: str = _flag("localhost", "with --mode=data_worker: name by which trainers reach it")
     # Result
     export_dir: str = _flag("", "SavedModel versions; '' is saved_models/ and the run's name")
     saved_model: str = _flag("", "with --mode=predict: the export, with or without its version")
@@ -114,6 +138,16 @@ class Config:
             "stem_pool": self.stem_pool or None,
         }
 
+    def make_recipe(self) -> pipelines.Recipe:
+        """Return the recipe of the flags: the data set's own, changed as asked."""
+        return pipelines.recipe(
+            self.recipe or pipelines.describe(self.dataset).recipe,
+            image_size=self.image_size or architecture(self.model).image_size,
+            antialias=None if self.antialias == "auto" else self.antialias == "true",
+            channel_mean=self.channel_mean or None,
+            channel_std=self.channel_std or None,
+        )
+
     def to_json(self) -> str:
         """Return the config as JSON, one field a line."""
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
@@ -122,7 +156,8 @@ class Config:
 # What may differ when a run is resumed: none of these changes what a step computes.
 RESUMABLE = (
     "mode data_dir train_steps strategy run_dir restart steps_per_call log_every checkpoint_every "
-    "evaluate_every evaluation_batch_size max_bad_fraction export_dir saved_model images"
+    "evaluate_every evaluation_batch_size max_bad_fraction export_dir saved_model images "
+    "output_dir output_name data_service resume port host"
 ).split()
 
 _SECTIONS = {
@@ -131,6 +166,7 @@ _SECTIONS = {
     "dataset": "Data",
     "batch_size": "Optimisation",
     "strategy": "Run",
+    "output_dir": "Data sets and data workers",
     "export_dir": "Result",
 }
 _USAGE = """\
@@ -256,12 +292,15 @@ def _read(arguments: Sequence[str], defaults: dict[str, Any]) -> Config:
         field.name: values[field.name].value for field in dataclasses.fields(Config)
     }
     given["classes"] = tuple(name.strip() for name in given["classes"])
-    try:
-        given["lr_drops"] = tuple(int(drop) for drop in given["lr_drops"])
-    except ValueError:
-        raise InputError(
-            f"--lr_drops={','.join(given['lr_drops'])}: give whole iterations, e.g. 32000,48000."
-        ) from None
+    for name, number, example in (
+        ("lr_drops", int, "whole iterations, e.g. 32000,48000"),
+        ("channel_mean", float, "three numbers, e.g. 0.485,0.456,0.406"),
+        ("channel_std", float, "three numbers, e.g. 0.229,0.224,0.225"),
+    ):
+        try:
+            given[name] = tuple(number(item) for item in given[name])
+        except ValueError:
+            raise InputError(f"--{name}={','.join(given[name])}: give {example}.") from None
     for field in dataclasses.fields(Config):
         _validate_value(field, given[field.name])
     return Config(**given)
@@ -290,17 +329,18 @@ def _validate(config: Config) -> None:
         raise InputError(f"--lr_drops={config.lr_drops}: give rising iterations from 1 on.")
     if config.momentum >= 1:
         raise InputError(f"--momentum={config.momentum} is out of range: give 0 <= momentum < 1.")
-    if config.mode == "predict":
-        for name in ("saved_model", "images"):
-            if not getattr(config, name):
-                raise InputError(f"--mode=predict needs --{name}: {_help(name)}.")
-    if config.mode in ("train", "evaluate", "export"):
+    needs = {"predict": ("saved_model", "images"), "prepare": ("output_dir", "output_name")}
+    for name in needs.get(config.mode, ()):
+        if not getattr(config, name):
+            raise InputError(f"--mode={config.mode} needs --{name}: {_help(name)}.")
+    if config.data_service and not config.data_service.startswith("grpc://"):
+        raise InputError(f"--data_service={config.data_service}: give grpc://HOST:PORT.")
+    if config.mode in ("train", "evaluate", "export", "prepare"):
         try:
+            config.make_recipe()
             pipelines.check(config.dataset, config.data_dir or None)
         except pipelines.DataError as error:
             raise InputError(str(error)) from None
-    if config.recipe and config.recipe not in pipelines.RECIPES:
-        raise InputError(f"--recipe={config.recipe} is not one of: {', '.join(pipelines.RECIPES)}.")
 
 
 def _help(name: str) -> str:

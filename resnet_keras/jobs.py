@@ -1,7 +1,10 @@
 """What each --mode does, from a Config to an exit code."""
 
+import contextlib
 import dataclasses
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -9,11 +12,12 @@ import keras
 import tensorflow as tf
 
 import pipelines
+from pipelines import service
+from pipelines.prepare import prepare as write_prepared
 from resnet_keras.config import RESUMABLE, Config
 from resnet_keras.errors import InputError
 from resnet_keras.evaluation.metrics import make_evaluate
 from resnet_keras.models import build_model, complexity
-from resnet_keras.models.architectures import architecture
 from resnet_keras.reporting.tables import table
 from resnet_keras.serving import export as serving
 from resnet_keras.serving import predict as serving_predict
@@ -34,6 +38,8 @@ def train(config: Config) -> int:
     serving.check_writable(Path(config.export_dir))
     source, recipe = _open_data(config)
     strategy = _strategy(config)
+    if config.data_service:
+        service.check(config.data_service)
     open_run(run, dataclasses.asdict(config), free=RESUMABLE, restart=config.restart)
 
     keras.utils.set_random_seed(config.seed)
@@ -43,6 +49,11 @@ def train(config: Config) -> int:
         optimizer.build(model.trainable_variables)
         checkpoints = Checkpoints(run, model, optimizer)
         start, window = checkpoints.restore()
+    if start and config.data_service and config.resume == "exact":
+        raise InputError(
+            f"{run} stands at step {start:,}, and --data_service keeps neither order nor position: "
+            "resume with --resume=approximate."
+        )
     evaluate_on = make_evaluate(model, strategy)
 
     unreadable: list[str] = []  # filled by the input's threads, told by the loop
@@ -51,14 +62,23 @@ def train(config: Config) -> int:
     )
 
     def open_stream(step: int, guarded: bool) -> tf.data.Iterator:
-        batches = pipelines.train_batches(
-            source,
-            recipe,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            start=step * config.batch_size,
-            on_bad=bad_images.add if guarded else None,
-        )
+        where = {
+            "batch_size": config.batch_size,
+            "seed": config.seed,
+            "start": step * config.batch_size,
+        }
+        if config.data_service:
+            batches = service.service_batches(
+                source,
+                recipe,
+                **where,
+                service=config.data_service,
+                job=f"{run.resolve()} {time.time()}",
+                on_bad=bad_images.add,
+            )
+        else:
+            on_bad = bad_images.add if guarded else None
+            batches = pipelines.train_batches(source, recipe, **where, on_bad=on_bad)
         return iter(strategy.experimental_distribute_dataset(batches))
 
     def save(step: int, sums: Sequence[float]) -> None:
@@ -171,6 +191,36 @@ def predict(config: Config) -> int:
     return DONE
 
 
+def prepare(config: Config) -> int:
+    """Write a data set as sharded TFRecord files with its statistics; name what is unreadable."""
+    source, recipe = _open_data(config)
+    folder, bad = write_prepared(
+        source,
+        Path(config.output_dir),
+        name=config.output_name,
+        recipe=recipe,
+        progress=sys.stderr.isatty(),
+        log=lambda name: print(f"Left out, not readable: {name}", file=sys.stderr),
+    )
+    print(f"Prepared  {folder}, without {len(bad):,} unreadable images")
+    print(f"Use it    --dataset={config.output_name} --data_dir={config.output_dir}")
+    return DONE
+
+
+def data_worker(config: Config) -> int:
+    """Serve until ended: as a worker of --data_service, or as the dispatcher without one."""
+    if config.data_service:
+        worker = service.start_worker(config.data_service, host=config.host, port=config.port)
+        print(f"Data worker of {config.data_service}, until Ctrl-C", flush=True)
+    else:
+        worker = service.start_dispatcher(config.port)
+        port = worker.target.rpartition(":")[2]
+        print(f"Dispatcher: --data_service=grpc://{config.host}:{port}, until Ctrl-C", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.pause()  # not join(), which no signal reaches
+    return DONE
+
+
 def summary(config: Config) -> int:
     """Print one network by layers and by Table 1's rows, or compare several by size."""
     names = config.model.replace(" ", "").split(",")
@@ -188,16 +238,13 @@ def summary(config: Config) -> int:
 
 
 def _open_data(config: Config) -> tuple[pipelines.Source, pipelines.Recipe]:
-    size = config.image_size or architecture(config.model).image_size
-    name = config.recipe or pipelines.describe(config.dataset).recipe
-    recipe = pipelines.recipe(name, image_size=size)
     source = pipelines.open_source(
         config.dataset,
         data_dir=config.data_dir or None,
         classes=config.classes or None,
         validation_images=config.validation_images,
     )
-    return source, recipe
+    return source, config.make_recipe()
 
 
 def _strategy(config: Config) -> tf.distribute.Strategy:

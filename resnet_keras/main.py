@@ -36,6 +36,8 @@ def main(arguments: Sequence[str]) -> int:
             "export": jobs.export,
             "predict": jobs.predict,
             "summary": jobs.summary,
+            "prepare": jobs.prepare,
+            "data_worker": jobs.data_worker,
         }[config.mode](config)
     except (InputError, pipelines.DataError) as error:
         print(f"resnet_keras: {error}", file=sys.stderr)
