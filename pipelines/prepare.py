@@ -71,7 +71,7 @@ def prepare(
             version=version,
             features=features,
             split_datasets={
-                test_name if split == "test" else split: _examples(images, note)
+                test_name if split == "test" else split: _examples(images, note, source.place)
                 for split, images in source.splits.items()
             },
             data_dir=out_dir,
@@ -122,7 +122,9 @@ def compute_statistics(source: Source, recipe: Recipe, *, progress: bool = True)
     return statistics.from_moments(channel_mean, covariance, pixel_mean)
 
 
-def _examples(split: Split, note: OnBad) -> Iterator[tuple[str, dict[str, Any]]]:
+def _examples(
+    split: Split, note: OnBad, place: Path | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the readable images of a split for TFDS's writer, still encoded, under unique names."""
     fetch, identify = split.fetch(), split.identify()
     tfds = import_tfds()
@@ -142,7 +144,7 @@ def _examples(split: Split, note: OnBad) -> Iterator[tuple[str, dict[str, Any]]]
         keys = tf.data.Dataset.range(len(split))
     data = map_examples(keys, example, identify, guarded=True).prefetch(16)
     for found in tfds.as_numpy(data.with_options(options())):
-        name = found["id"].decode()
+        name = found["id"].decode().removeprefix(f"{place}/")
         if found["bad"]:
             note(found["bad"].decode())
         else:

@@ -68,11 +68,15 @@ def preprocess(
     """Turn one image into network input as the recipe's test does.
 
     image: encoded (string scalar; decoded with the accurate DCT) or uint8 [H, W, 3].
-    Returns float32 [S, S, 3], or what `view` cuts, normalised.
+    Returns float32 [S, S, 3], or what `view` cuts, normalised. Recipes that pad subtract the mean
+    before, so that the border is 0 (Sec. 4.2).
     """
     if image.dtype == tf.string:
         image = decoding.decode(image, accurate=True)
-    return normalise(view(image, recipe), recipe, statistics)
+    if recipe.crop != "padded":
+        return normalise(view(image, recipe), recipe, statistics)
+    pixels = normalise(single_view(image, recipe), recipe, statistics)
+    return pixels if view is single_view else view(pixels, recipe)
 
 
 def preprocess_encoded(encoded: tf.Tensor, recipe: Recipe, statistics: Statistics) -> tf.Tensor:

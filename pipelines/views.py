@@ -1,7 +1,8 @@
 """Several views of one test image, whose scores are averaged.
 
 A view function takes a decoded image [H, W, 3] and the recipe, and returns float32
-[views, h, w, 3] in 0..255, not normalised: `test_batches(..., view=ten_crop)`.
+[views, h, w, 3]: `test_batches(..., view=ten_crop)`. The mean is subtracted afterwards, or before
+by recipes that pad.
 """
 
 import tensorflow as tf
@@ -30,8 +31,8 @@ def crops(image: tf.Tensor, size: int, corners: tf.Tensor) -> tf.Tensor:
 def ten_crop(image: tf.Tensor, recipe: Recipe) -> tf.Tensor:
     """Cut the four corners and the centre, and mirror them (Krizhevsky et al. 2012, Sec. 4.1).
 
-    Recipes that crop a padded image in training cut here from the image padded the same way: the
-    corners and centre of 40x40 for CIFAR. Returns float32 [10, S, S, 3]: top left, top right,
+    Recipes that crop a padded image in training cut here from the image padded with 0: the corners
+    and centre of 40x40 for CIFAR. Returns float32 [10, S, S, 3]: top left, top right,
     bottom left, bottom right, centre, then their mirror images.
     """
     image = resize_for_test(image, recipe)

@@ -22,7 +22,7 @@ def test_the_fused_window_equals_the_resampled_whole_image(photographs):
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([2], tf.int64)])
     def both(encoded, seed):
-        fused = preprocessing._random_window(encoded, chosen, seed)
+        fused = preprocessing.random_window(encoded, chosen, seed)
         image = tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_FAST")
         window = transforms.scale_jitter_window(
             tf.shape(image)[:2], chosen.shorter_sides, size, seed
@@ -65,6 +65,6 @@ def test_small_photographs_are_resampled_at_real_windows(photographs):
         assert 60 * 224 / 480 - 0.01 <= float(window[2]) <= 60 * 224 / 256 + 0.01
         shorter = 224 * 60 / float(window[2])
         assert abs(shorter - round(shorter)) < 0.01
-        ours = preprocessing._random_window(encoded, chosen, seed)
+        ours = preprocessing.random_window(encoded, chosen, seed)
         expected = transforms.resample_window(decoded, window, 224)
         np.testing.assert_allclose(ours, expected, atol=1e-3)
