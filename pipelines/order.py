@@ -77,6 +77,9 @@ def shuffled_records(
         shuffle_seed = tf.random.stateless_uniform(
             [], _seed(seed, _ORDER, number), None, None, tf.int64
         )
+        # Within this function, forget the process's global seed: the order follows from ours
+        # alone, and TensorFlow cannot combine the two when one is a tensor.
+        tf.compat.v1.set_random_seed(None)
         records = records.shuffle(
             SHUFFLE_RECORDS, seed=shuffle_seed, reshuffle_each_iteration=False
         )

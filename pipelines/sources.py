@@ -84,7 +84,8 @@ def open_source(
     Statistics are those of the remaining training images where they are in memory, else those
     that `prepare` wrote, else the published ones. Raises DataError with one sentence.
     """
-    check(name, data_dir)
+    if data_dir is None or name not in ("folder", "tfrecord"):  # those are listed below
+        check(name, data_dir)
     place: Path | None
     if name == "digits":
         place = None

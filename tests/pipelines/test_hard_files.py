@@ -175,3 +175,23 @@ def test_a_file_that_vanished_is_left_out(write_folder):
     stream = train_stream(source, recipe("vgg", image_size=32), batch_size=10, seed=1, log=print)
     assert next(stream)["weight"].numpy().sum() == 9
     assert [name.rsplit("/", 1)[1] for name in stream.bad_images] == ["003.jpg"]
+
+
+def test_a_distributed_stream_is_guarded_too(write_folder):
+    folder = write_folder({"train/a": 9, "train/b": 9, "val/a": 1, "val/b": 1})
+    (folder / "train" / "b" / "004.jpg").write_bytes(b"broken")
+    source = pipelines.open_source("folder", data_dir=folder)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    stream = train_stream(
+        source,
+        recipe("vgg", image_size=32),
+        batch_size=6,
+        seed=1,
+        distribute=strategy.experimental_distribute_dataset,
+        log=print,
+    )
+    weights = [
+        strategy.experimental_local_results(next(stream)["weight"])[0].numpy() for _ in range(3)
+    ]
+    assert np.sum(weights) == 17
+    assert stream.position == 18
