@@ -10,6 +10,8 @@ from pipelines.sources import Source
 from pipelines.splits import ArraySplit, FileSplit
 from pipelines.statistics import Statistics
 
+pytest_plugins = ["source_fixtures"]
+
 NEUTRAL = Statistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
@@ -100,7 +102,7 @@ def test_augmentation_does_not_depend_on_the_batch_size(digits):
 def test_the_global_seed_of_the_process_changes_nothing(name, request):
     source = request.getfixturevalue(name)
     streams = []
-    for number in (1, 2):
+    for number in (0, 1):  # TensorFlow treats 0 as a case of its own
         tf.random.set_seed(number)
         data = train_batches(source, recipe("imagenet", image_size=32), batch_size=16, seed=3)
         streams.append(take(data, 2))
