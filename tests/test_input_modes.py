@@ -1,0 +1,109 @@
+"""Preparing data, data workers and unreadable images, from the command line."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_job import _done, _main
+
+SMALL = ["--model=cifar_resnet8", "--batch_size=8", "--train_steps=6", "--log_every=3",
+         "--steps_per_call=3", "--image_size=32"]  # fmt: skip
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Give a folder of two classes, 12 and 4 JPEGs each, that a network can tell apart."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 4)):
+        for name, level in (("dark", 60), ("light", 190)):
+            folder = tmp_path / "pictures" / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = np.clip(random.normal(level, 30, (48, 60, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index}.jpg")
+    return tmp_path / "pictures"
+
+
+def _log(folder) -> list[dict]:
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_an_unreadable_image_is_named_and_costs_its_weight_only(tmp_path, pictures):
+    (pictures / "train/dark/3.jpg").write_bytes(b"not an image")
+    (pictures / "val/light/2.jpg").write_bytes(b"")
+    told = _done("--dataset=folder", f"--data_dir={pictures}", *SMALL, "--run_dir=r", cwd=tmp_path)
+    records = _log(tmp_path / "r")
+    named = [record["image"] for record in records if record["kind"] == "unreadable"]
+    assert sorted(name.split("pictures/")[1] for name in named) == [
+        "train/dark/3.jpg",
+        "val/light/2.jpg",
+    ]
+    assert [r["step"] for r in records if r["kind"] == "train"] == [3, 6]
+    assert "of 7 images wrong" in told
+
+
+def test_too_many_unreadable_images_stop_the_run_in_one_sentence(tmp_path, pictures):
+    for index in range(11):
+        (pictures / f"train/dark/{index}.jpg").write_bytes(b"not an image")
+    result = _main(
+        "--dataset=folder", f"--data_dir={pictures}", *SMALL, "--train_steps=60", cwd=tmp_path
+    )
+    assert result.returncode == 2
+    last = result.stderr.strip().splitlines()[-1]
+    assert re.search(r"11 of 24 images cannot be read, and 10 are allowed", last)
+    assert "Traceback" not in result.stderr
+
+
+def test_a_prepared_data_set_trains_under_its_name(tmp_path, pictures):
+    (pictures / "train/light/5.jpg").write_bytes(b"")
+    told = _main("--mode=prepare", "--dataset=folder", f"--data_dir={pictures}",
+                 "--output_dir=data", "--output_name=shades", *SMALL, cwd=tmp_path)  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    assert "without 1 unreadable" in told.stdout
+    assert "train/light/5.jpg" in told.stderr
+    done = _done("--dataset=shades", "--data_dir=data", *SMALL, cwd=tmp_path)
+    assert "23 images" in done
+    assert "of 8 images wrong" in done
+    again = _main("--mode=prepare", "--dataset=folder", f"--data_dir={pictures}",
+                  "--output_dir=data", "--output_name=shades", *SMALL, cwd=tmp_path)  # fmt: skip
+    assert again.returncode == 2
+    assert "there already" in again.stderr.strip().splitlines()[-1]
+
+
+def _serve(*arguments) -> subprocess.Popen:
+    command = [sys.executable, "-m", "resnet_keras.main", "--mode=data_worker", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def test_data_workers_feed_a_run_and_its_resumption_is_approximate(tmp_path, pictures):
+    servers = [_serve()]
+    try:
+        (service,) = re.findall(r"--data_service=(\S+?),", servers[0].stdout.readline())
+        servers.append(_serve(f"--data_service={service}"))
+        assert service in servers[1].stdout.readline()
+        flags = ["--dataset=folder", f"--data_dir={pictures}", *SMALL, f"--data_service={service}"]
+        _done(*flags, cwd=tmp_path)
+        exact = _main(*flags, "--train_steps=9", cwd=tmp_path)
+        assert exact.returncode == 2
+        assert "--resume=approximate" in exact.stderr
+        _done(*flags, "--train_steps=9", "--resume=approximate", cwd=tmp_path)
+    finally:
+        for server in servers:
+            server.terminate()
+            server.communicate(timeout=60)
+    assert [server.returncode for server in servers] == [0, 0]
+
+
+def test_a_dispatcher_that_is_not_there_is_one_sentence(tmp_path, pictures):
+    result = _main(
+        "--dataset=folder", f"--data_dir={pictures}", *SMALL, "--data_service=grpc://localhost:9",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert "--mode=data_worker" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
