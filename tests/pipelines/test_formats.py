@@ -15,6 +15,8 @@ import pipelines
 from pipelines import DataError, recipe, service, test_batches, train_batches
 from pipelines.prepare import compute_statistics, prepare
 
+pytest_plugins = ["source_fixtures"]
+
 WNIDS = ("n01440764", "n02102040", "n03000684")
 # Which class each of five validation images has.
 TRUTH = [2, 0, 1, 1, 2]

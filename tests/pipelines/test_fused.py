@@ -6,6 +6,8 @@ import tensorflow as tf
 
 from pipelines import Statistics, decoding, preprocessing, recipe, transforms
 
+pytest_plugins = ["source_fixtures"]
+
 NEUTRAL = Statistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 

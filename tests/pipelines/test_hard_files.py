@@ -13,6 +13,8 @@ import pipelines
 from pipelines import DataError, decoding, recipe, test_stream, train_batches, train_stream
 from pipelines.order import shuffled_indices
 
+pytest_plugins = ["source_fixtures"]
+
 
 def picture(height: int = 60, width: int = 80) -> np.ndarray:
     ramp = np.linspace(0, 255, width)[None, :, None] * np.ones((height, 1, 3))

@@ -208,7 +208,7 @@ def test_imagenet_test_images_are_their_labels(imagenet):
 
 def test_training_pixels_are_the_pixels_less_their_mean(digits):
     """Every training image, shifted back, is the source image with its mean subtracted."""
-    batch = take(train_batches(digits, recipe("digits"), batch_size=64, seed=9), 1)[0]
+    batch = take(train_batches(digits, recipe("digits"), batch_size=16, seed=9), 1)[0]
     split = digits.splits["train"]
     centred = np.pad(
         split.images.astype(np.float32) - digits.pixel_mean, ((0, 0), (4, 4), (4, 4), (0, 0))

@@ -13,6 +13,8 @@ from sklearn.datasets import load_digits
 import pipelines
 from pipelines import DataError
 
+pytest_plugins = ["source_fixtures"]
+
 
 def one_sentence(error) -> str:
     message = str(error.value)

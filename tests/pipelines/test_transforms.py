@@ -9,6 +9,8 @@ import tensorflow as tf
 from pipelines import Statistics, decoding, preprocessing, recipe, transforms
 from pipelines.statistics import IMAGENET_EIGENVALUES, IMAGENET_EIGENVECTORS
 
+pytest_plugins = ["source_fixtures"]
+
 NEUTRAL = Statistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 

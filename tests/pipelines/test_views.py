@@ -8,6 +8,8 @@ from pipelines import Statistics, recipe, test_batches, views
 from pipelines.sources import Source
 from pipelines.splits import ArraySplit
 
+pytest_plugins = ["source_fixtures"]
+
 # Sizes that need no resizing: pixels keep their numbers.
 IMAGENET = recipe("imagenet")
 
