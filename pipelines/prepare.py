@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from pipelines import decoding, order, statistics
 from pipelines.errors import DataError, first_line
 from pipelines.loader import Example, OnBad, map_examples, options, test_batches
 from pipelines.recipes import Recipe
-from pipelines.sources import Source, import_tfds
+from pipelines.sources import Source
 from pipelines.splits import RecordSplit, Split
 from pipelines.statistics import Statistics
 from pipelines.streams import warn
@@ -48,7 +49,6 @@ def prepare(
     place = Path(out_dir) / name / version
     if place.exists():
         raise DataError(f"{place} is there already; choose another name or remove it.")
-    tfds = import_tfds()
     if not progress:
         tfds.disable_progress_bar()
     bad: list[str] = []
@@ -127,7 +127,6 @@ def _examples(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the readable images of a split for TFDS's writer, still encoded, under unique names."""
     fetch, identify = split.fetch(), split.identify()
-    tfds = import_tfds()
 
     def example(*key: tf.Tensor) -> Example:
         image, label = fetch(*key)

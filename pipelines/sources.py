@@ -2,16 +2,11 @@
 
 import contextlib
 import dataclasses
-import importlib.resources
-import importlib.resources.abc
-import importlib.util
 import os
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import tensorflow as tf
@@ -167,8 +162,10 @@ def _open_shards(folder: Path) -> tuple[tuple[str, ...], dict[str, Split]]:
 
 
 def _open_tfds(name: str, place: Path) -> tuple[tuple[str, ...], dict[str, Split]]:
+    import tensorflow_datasets as tfds  # here, because it takes a second that digits need not
+
     try:
-        builder = import_tfds().builder_from_directory(place)
+        builder = tfds.builder_from_directory(place)
         infos, features = builder.info.splits, builder.info.features
         if not {"image", "label"} <= set(features or ()):
             raise DataError(f"{name} is no image classification set: it has no image and label.")
@@ -214,7 +211,8 @@ def _find_or_download(name: str, data_dir: Path) -> Path:
     place = prepared_dir(name, data_dir)
     if place is not None:
         return place
-    tfds = import_tfds()
+    import tensorflow_datasets as tfds
+
     try:
         builder = tfds.builder(name, data_dir=data_dir)
         _probe(next(iter(builder.url_infos or ()), ""))
@@ -237,19 +235,6 @@ def _probe(url: str) -> None:
             urllib.request.urlopen(request, timeout=10),
         ):
             pass
-
-
-def import_tfds() -> ModuleType:
-    """Import TensorFlow Datasets.
-
-    Its version 4.9.10 needs importlib_resources without requiring it; the standard library has
-    the same under another name.
-    """
-    if importlib.util.find_spec("importlib_resources") is None:
-        sys.modules["importlib_resources"] = importlib.resources
-    import tensorflow_datasets as tfds
-
-    return tfds
 
 
 def _relabel(name: str, class_names: tuple[str, ...], classes: Sequence[str]) -> np.ndarray:

@@ -10,14 +10,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from pipelines.bad_images import BadImages
 from pipelines.errors import DataError, first_line
 from pipelines.loader import OnBad, test_batches, train_batches
 from pipelines.preprocessing import View, single_view
 from pipelines.recipes import Recipe
 from pipelines.sources import Source
-
-# This many unreadable images are always borne, in the smallest of data sets.
-ALLOWED_BAD_IMAGES = 10
 
 Distribute = Callable[[tf.data.Dataset], Iterable[Any]]
 
@@ -31,7 +29,7 @@ class BatchStream:
     """Iterate over batches.
 
     position: images consumed so far, by all shards together: the `start` that continues here.
-    bad_images: names of the unreadable images seen so far; each is logged once.
+    bad_images: the unreadable images seen so far; each is logged once.
     Raises DataError when they become too many, or a TFRecord file is damaged.
     """
 
@@ -46,12 +44,9 @@ class BatchStream:
         log: OnBad,
     ) -> None:
         self.position = start
-        self.bad_images: dict[str, None] = {}
+        self.bad_images = BadImages(images, max_bad_fraction, log)
         self._open_at = open_at
         self._images_per_batch = images_per_batch
-        self._images = images
-        self._allowed = max(ALLOWED_BAD_IMAGES, int(max_bad_fraction * images))
-        self._log = log
         self._guarded = False
         self._iterator = iter(open_at(start, None))
 
@@ -71,20 +66,11 @@ class BatchStream:
             if self._guarded:
                 raise DataError(f"The data cannot be read: {first_line(error)}.") from error
             self._guarded = True
-            self._iterator = iter(self._open_at(self.position, self._note))
+            self._iterator = iter(self._open_at(self.position, self.bad_images.add))
             return next(self)
-        if len(self.bad_images) > self._allowed:
-            raise DataError(
-                f"{len(self.bad_images)} of {self._images} images cannot be read, and "
-                f"{self._allowed} are allowed; the first is {next(iter(self.bad_images))}."
-            )
+        self.bad_images.check()
         self.position += self._images_per_batch
         return batch
-
-    def _note(self, name: str) -> None:
-        if name not in self.bad_images:
-            self.bad_images[name] = None
-            self._log(name)
 
 
 def train_stream(

@@ -122,10 +122,10 @@ def test_broken_images_keep_their_place_in_training(hard_folder, recipe_name, ca
     assert np.isfinite(pixels).all()
     assert stream.position == images // 4 * 4
     # Each broken image is named once; read-ahead may already have met the others.
-    named = {path.rsplit("/", 1)[1] for path in stream.bad_images}
+    named = {path.rsplit("/", 1)[1] for path in stream.bad_images.names}
     assert {path.rsplit("/", 1)[1] for path, b in zip(paths, bad, strict=True) if b} <= named
     assert named <= set(UNREADABLE)
-    assert len(caplog.records) == len(stream.bad_images)
+    assert len(caplog.records) == len(stream.bad_images.names)
 
 
 def test_guarded_and_plain_streams_show_the_same(imagenette):
@@ -176,7 +176,7 @@ def test_a_file_that_vanished_is_left_out(write_folder):
     (folder / "train" / "a" / "003.jpg").unlink()
     stream = train_stream(source, recipe("vgg", image_size=32), batch_size=10, seed=1, log=print)
     assert next(stream)["weight"].numpy().sum() == 9
-    assert [name.rsplit("/", 1)[1] for name in stream.bad_images] == ["003.jpg"]
+    assert [name.rsplit("/", 1)[1] for name in stream.bad_images.names] == ["003.jpg"]
 
 
 def test_a_distributed_stream_is_guarded_too(write_folder):
