@@ -137,7 +137,8 @@ def train(config: Config) -> int:
         return FAILED
     finally:
         log.close()
-    exported = _export(config, model, source, recipe)
+    # From the checkpoint: what is exported is what the run's directory holds.
+    exported, _ = _export(config, source, recipe)
     print(_errors(source, metrics))
     print(_where(exported))
     return DONE
@@ -163,8 +164,7 @@ def export(config: Config) -> int:
     """Export the newest checkpoint of a run."""
     serving.check_writable(Path(config.export_dir))
     source, recipe = _open_data(config)
-    model, step = _restore(config, source, recipe)
-    exported = _export(config, model, source, recipe)
+    exported, step = _export(config, source, recipe)
     print(f"{config.run_dir}, step {step:,}")
     print(_where(exported))
     return DONE
@@ -313,16 +313,17 @@ def _evaluation_batches(
     return stream, -(-source.sizes[split] // size)
 
 
-def _export(
-    config: Config, model: keras.Model, source: pipelines.Source, recipe: pipelines.Recipe
-) -> Path:
-    return serving.export(
+def _export(config: Config, source: pipelines.Source, recipe: pipelines.Recipe) -> tuple[Path, int]:
+    """Export the newest checkpoint of a run; return the version's folder and the step."""
+    model, step = _restore(config, source, recipe)
+    exported = serving.export(
         model,
         Path(config.export_dir),
         class_names=source.class_names,
         preprocess=lambda encoded: pipelines.preprocess_encoded(encoded, recipe, source.statistics),
         normalise=lambda images: pipelines.normalise(images, recipe, source.statistics),
     )
+    return exported, step
 
 
 def _errors(source: pipelines.Source, metrics: dict[str, int | float]) -> str:

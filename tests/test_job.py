@@ -60,6 +60,33 @@ def test_the_whole_path_and_then_the_same_command_again(tmp_path):
     assert len(other.stderr.strip().splitlines()) == 1
 
 
+def test_summary_compares_networks_as_the_paper_does(tmp_path):
+    """Sec. 3.3: the 34-layer nets have 3.6 billion multiply-adds, 18 % of VGG-19's 19.6."""
+    names = "vgg_e,plain34,resnet34,resnet152"
+    told = _done("--mode=summary", f"--model={names}", cwd=tmp_path)
+    rows = {line.split()[0]: line.split() for line in told.splitlines()[2:]}
+    assert list(rows) == names.split(",")
+    assert [rows[name][1] for name in rows] == ["19", "34", "34", "152"]
+    assert rows["plain34"][3:5] == ["3,644,493,824", "18.6"]
+    assert told.strip() in (ROOT / "README.md").read_text()
+
+
+def test_summary_ends_with_the_rows_of_table_1(tmp_path):
+    told = _done("--mode=summary", "--model=cifar_resnet8", cwd=tmp_path)
+    assert "conv4_block1_out" in told
+    last = [line.split() for line in told.strip().splitlines()[-7:]]
+    assert [row[0] for row in last] == [
+        "-----",
+        "conv1",
+        "conv2",
+        "conv3",
+        "conv4",
+        "head",
+        "total",
+    ]
+    assert [row[1] for row in last[1:5]] == ["32x32", "32x32", "16x16", "8x8"]
+
+
 def test_a_signal_saves_and_the_same_command_resumes(tmp_path):
     command = [sys.executable, "-m", "resnet_keras.main", *TINY, "--train_steps=2000"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
