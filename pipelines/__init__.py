@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.bad_images import BadImages
 from pipelines.datasets import DATASETS, DatasetSpec, check, describe
-from pipelines.errors import DataError
+from pipelines.errors import DataError, first_line
 from pipelines.recipes import RECIPES, Recipe, recipe
 from pipelines.statistics import Statistics
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pipelines.loader import test_batches, train_batches
     from pipelines.prepare import compute_statistics
     from pipelines.preprocessing import normalise, preprocess_encoded
-    from pipelines.service import run_data_worker, service_batches
+    from pipelines.service import service_batches
     from pipelines.sources import Source, open_source
     from pipelines.streams import test_stream, train_stream
 
@@ -27,7 +27,6 @@ _LAZY = {
     "normalise": "preprocessing",
     "open_source": "sources",
     "preprocess_encoded": "preprocessing",
-    "run_data_worker": "service",
     "service_batches": "service",
     "test_batches": "loader",
     "test_stream": "streams",
@@ -47,11 +46,11 @@ __all__ = [
     "check",
     "compute_statistics",
     "describe",
+    "first_line",
     "normalise",
     "open_source",
     "preprocess_encoded",
     "recipe",
-    "run_data_worker",
     "service_batches",
     "test_batches",
     "test_stream",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 
 from pipelines.errors import DataError
@@ -125,6 +126,11 @@ def check(name: str, data_dir: str | os.PathLike[str] | None = None) -> None:
 
     Raises DataError with one sentence that says what to do.
     """
+    if not re.fullmatch(r"\w+", name):
+        raise DataError(
+            f"'{name}' is no name of a data set; for images in a folder, give the data set "
+            "'folder' and the folder as data directory."
+        )
     if name in ("folder", "tfrecord"):
         if data_dir is None:
             raise DataError(
@@ -174,7 +180,8 @@ def list_shards(folder: Path) -> dict[str, list[str]]:
     """
     shards = {}
     for split, prefix in (("train", "train"), ("test", "validation")):
-        files = sorted(str(path) for path in folder.glob(f"{prefix}-*-of-*"))
+        pattern = re.compile(rf"{prefix}-\d+-of-\d+")
+        files = sorted(str(path) for path in folder.glob("*") if pattern.fullmatch(path.name))
         if not files:
             raise DataError(f"{folder} has no TFRecord shards {prefix}-00000-of-NNNNN.")
         count = int(files[0].rpartition("-")[2])

@@ -122,7 +122,8 @@ def _read_labels(file: Path, names: list[str], classes: tuple[str, ...]) -> dict
 
 
 def _folders(place: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(place) if entry.is_dir())
+    names = (entry.name for entry in os.scandir(place) if entry.is_dir())
+    return sorted(name for name in names if not name.startswith("."))
 
 
 def _images(place: Path) -> list[str]:

@@ -18,6 +18,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from pipelines import decoding, order, statistics
+from pipelines.datasets import prepared_dir
 from pipelines.errors import DataError, first_line
 from pipelines.loader import Example, OnBad, map_examples, options, test_batches
 from pipelines.recipes import Recipe
@@ -47,8 +48,9 @@ def prepare(
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise DataError(f"The name '{name}' must be lower-case letters, digits and underscores.")
     place = Path(out_dir) / name / version
-    if place.exists():
-        raise DataError(f"{place} is there already; choose another name or remove it.")
+    there = prepared_dir(name, Path(out_dir))
+    if there:
+        raise DataError(f"{there} is there already; choose another name or remove it.")
     if not progress:
         tfds.disable_progress_bar()
     bad: list[str] = []
@@ -64,6 +66,8 @@ def prepare(
             "id": tfds.features.Text(),
         }
     )
+    # First the statistics: what is published afterwards has them from its first moment on.
+    known = compute_statistics(source, recipe, progress=progress)
     test_name = "validation" if name == "imagenet2012" else "test"
     try:
         tfds.dataset_builders.store_as_tfds_dataset(
@@ -81,7 +85,7 @@ def prepare(
         raise DataError(
             f"{name} could not be prepared in {out_dir}: {first_line(error)}."
         ) from error
-    statistics.save(compute_statistics(source, recipe, progress=progress), place)
+    statistics.save(known, place)
     return place, bad
 
 

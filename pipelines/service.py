@@ -60,11 +60,13 @@ def service_batches(
     return finish(distributed, batch_size, on_bad)
 
 
-def check(service: str, seconds: float = 10.0) -> None:
+def check(service: str, source: Source | None = None, seconds: float = 10.0) -> None:
     """Ask whether a dispatcher answers at "grpc://HOST:PORT"; TensorFlow would wait for hours.
 
-    Raises DataError.
+    source: what is to be read. Raises DataError.
     """
+    if source and isinstance(source.splits["train"], ArraySplit):
+        raise DataError(f"{source.name} fits the memory; data workers are for data on disk.")
     host, _, port = service.removeprefix("grpc://").rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=seconds).close()
@@ -95,13 +97,3 @@ def start_worker(
             port=port,
         )
     )
-
-
-def run_data_worker(
-    *, port: int = 0, dispatcher: str | None = None, host: str = "localhost"
-) -> None:
-    """Serve until the process is ended: as a worker of the dispatcher, or as the dispatcher."""
-    server = (
-        start_worker(dispatcher, host=host, port=port) if dispatcher else start_dispatcher(port)
-    )
-    server.join()

@@ -157,7 +157,9 @@ def _open_shards(folder: Path) -> tuple[tuple[str, ...], dict[str, Split]]:
     }
     names = folder / "labels.txt"
     if names.exists():
-        return tuple(names.read_text().split()), splits
+        return tuple(
+            line.strip() for line in names.read_text().splitlines() if line.strip()
+        ), splits
     return tuple(str(number) for number in range(1, 1001)), splits
 
 

@@ -1,10 +1,13 @@
 """Image statistics of a data set: what training subtracts and, on request, divides by."""
 
 import dataclasses
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from pipelines.errors import DataError, first_line
 
 # The file beside a prepared data set.
 FILE_NAME = "statistics.npz"
@@ -103,5 +106,10 @@ def load(place: Path) -> Statistics | None:
     file = place / FILE_NAME
     if not file.exists():
         return None
-    with np.load(file) as values:
-        return Statistics.from_json(dict(values))
+    try:
+        with np.load(file) as values:
+            return Statistics.from_json(dict(values))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{file} cannot be read ({first_line(error)}); remove it, or prepare the data again."
+        ) from error

@@ -123,10 +123,14 @@ class Config:
     def resolved(self) -> "Config":
         """Return the config with every directory filled in."""
         run_dir = self.run_dir or f"runs/{self.model}_{self.dataset}"
+        places = {
+            "run_dir": run_dir,
+            "export_dir": self.export_dir or f"saved_models/{Path(run_dir).name}",
+            **{name: getattr(self, name) for name in ("output_dir", "saved_model", "images")},
+        }
         return dataclasses.replace(
             self,
-            run_dir=run_dir,
-            export_dir=self.export_dir or f"saved_models/{Path(run_dir).name}",
+            **{name: os.path.expanduser(place) for name, place in places.items()},
             evaluation_batch_size=self.evaluation_batch_size or self.batch_size,
         )
 
@@ -140,17 +144,16 @@ class Config:
 
     def make_recipe(self) -> pipelines.Recipe:
         """Return the recipe of the flags: the data set's own, changed as asked."""
+        data = pipelines.describe(self.dataset)
+        # What is prepared is for any network; a run's images are of its network's size.
+        own = data.image_size if self.mode == "prepare" else architecture(self.model).image_size
         return pipelines.recipe(
-            self.recipe or pipelines.describe(self.dataset).recipe,
-            image_size=self.image_size or architecture(self.model).image_size,
+            self.recipe or data.recipe,
+            image_size=self.image_size or own,
             antialias=None if self.antialias == "auto" else self.antialias == "true",
             channel_mean=self.channel_mean or None,
             channel_std=self.channel_std or None,
         )
-
-    def to_json(self) -> str:
-        """Return the config as JSON, one field a line."""
-        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
 
 
 # What may differ when a run is resumed: none of these changes what a step computes.
@@ -217,12 +220,33 @@ def parse(arguments: Sequence[str]) -> Config:
     arguments = _expand_flagfiles(arguments, Path(), ())
     config = _read(arguments, {})
     if config.mode in ("evaluate", "export"):
-        saved = Path(config.resolved().run_dir, "config.json")
-        if saved.is_file():
-            config = _read(arguments, json.loads(saved.read_text()))
+        config = _read(arguments, _settings_of_run(config.resolved(), arguments))
     config = config.resolved()
     _validate(config)
     return config
+
+
+def _settings_of_run(config: Config, arguments: Sequence[str]) -> dict[str, Any]:
+    """Return a run's config.json; flags may not contradict what its network is."""
+    file = Path(config.run_dir, "config.json")
+    try:
+        saved = json.loads(file.read_text())
+    except OSError:
+        raise InputError(
+            f"--run_dir={config.run_dir} holds no run: name a run's directory, or train one with "
+            "--mode=train."
+        ) from None
+    except json.JSONDecodeError:
+        raise InputError(f"{file} is not readable JSON: name another --run_dir.") from None
+    asked = _read(arguments, saved)
+    for name in ("model", "shortcut", "stride_on", "stem_pool", "classes"):
+        old, new = saved[name], getattr(asked, name)
+        if new != (tuple(old) if isinstance(old, list) else old):
+            raise InputError(
+                f"{config.run_dir} holds a run with --{name}={old} (now {new}): leave that flag "
+                "out."
+            )
+    return saved
 
 
 def _expand_flagfiles(arguments: Sequence[str], folder: Path, within: tuple[Path, ...]) -> list:
@@ -330,9 +354,13 @@ def _validate(config: Config) -> None:
     if config.momentum >= 1:
         raise InputError(f"--momentum={config.momentum} is out of range: give 0 <= momentum < 1.")
     needs = {"predict": ("saved_model", "images"), "prepare": ("output_dir", "output_name")}
-    for name in needs.get(config.mode, ()):
-        if not getattr(config, name):
-            raise InputError(f"--mode={config.mode} needs --{name}: {_help(name)}.")
+    missing = [name for name in needs.get(config.mode, ()) if not getattr(config, name)]
+    # Without either, prepare computes the statistics of a data set that is prepared already.
+    if missing and (config.mode == "predict" or len(missing) == 1):
+        raise InputError(f"--mode={config.mode} needs --{missing[0]}: {_help(missing[0])}.")
+    for name, high in (("seed", 2**31 - 1), ("port", 65_535)):
+        if getattr(config, name) > high:
+            raise InputError(f"--{name}={getattr(config, name)}: give {high} or less.")
     if config.data_service and not config.data_service.startswith("grpc://"):
         raise InputError(f"--data_service={config.data_service}: give grpc://HOST:PORT.")
     if config.mode in ("train", "evaluate", "export", "prepare"):
@@ -341,6 +369,10 @@ def _validate(config: Config) -> None:
             pipelines.check(config.dataset, config.data_dir or None)
         except pipelines.DataError as error:
             raise InputError(str(error)) from None
+        except OSError as error:
+            raise InputError(
+                f"--data_dir={config.data_dir} cannot be read: {error.strerror} ({error.filename})."
+            ) from None
 
 
 def _help(name: str) -> str:

@@ -39,14 +39,18 @@ def train(config: Config) -> int:
     source, recipe = _open_data(config)
     strategy = _strategy(config)
     if config.data_service:
-        service.check(config.data_service)
-    open_run(run, dataclasses.asdict(config), free=RESUMABLE, restart=config.restart)
+        service.check(config.data_service, source)
 
     keras.utils.set_random_seed(config.seed)
     with strategy.scope():
         model = _build(config, source, recipe)
         optimizer = CoupledDecaySGD(config.momentum, config.weight_decay, config.decay)
         optimizer.build(model.trainable_variables)
+        # Only now, when all input is known to be good, may --restart delete anything.
+        settings = dataclasses.asdict(config)
+        settings["class_names"] = source.class_names
+        settings["training_images"] = source.sizes["train"]
+        open_run(run, settings, free=RESUMABLE, restart=config.restart)
         checkpoints = Checkpoints(run, model, optimizer)
         start, window = checkpoints.restore()
     if start and config.data_service and config.resume == "exact":
@@ -135,6 +139,20 @@ def train(config: Config) -> int:
     except loop.NonFiniteLoss as error:
         print(f"resnet_keras: {error}", file=sys.stderr)
         return FAILED
+    except tf.errors.ResourceExhaustedError:
+        print(
+            f"resnet_keras: {config.batch_size} images a step do not fit the memory: lower "
+            "--batch_size.",
+            file=sys.stderr,
+        )
+        return FAILED
+    except tf.errors.OpError as error:
+        print(
+            f"resnet_keras: The data cannot be read on ({pipelines.first_line(error)}): mend it, "
+            "and the same command resumes.",
+            file=sys.stderr,
+        )
+        return FAILED
     finally:
         log.close()
     # From the checkpoint: what is exported is what the run's directory holds.
@@ -194,6 +212,8 @@ def predict(config: Config) -> int:
 def prepare(config: Config) -> int:
     """Write a data set as sharded TFRecord files with its statistics; name what is unreadable."""
     source, recipe = _open_data(config)
+    if not config.output_dir:
+        return _add_statistics(source, recipe)
     folder, bad = write_prepared(
         source,
         Path(config.output_dir),
@@ -203,19 +223,44 @@ def prepare(config: Config) -> int:
         log=lambda name: print(f"Left out, not readable: {name}", file=sys.stderr),
     )
     print(f"Prepared  {folder}, without {len(bad):,} unreadable images")
-    print(f"Use it    --dataset={config.output_name} --data_dir={config.output_dir}")
+    print(
+        f"Use it    --dataset={config.output_name} --data_dir={config.output_dir} "
+        f"--recipe={recipe.name}"
+    )
+    return DONE
+
+
+def _add_statistics(source: pipelines.Source, recipe: pipelines.Recipe) -> int:
+    """Write the image statistics beside a data set that is prepared already."""
+    if source.place is None:
+        raise InputError(f"{source.name} has no folder for statistics: they are computed at need.")
+    found = pipelines.compute_statistics(source, recipe, progress=sys.stderr.isatty())
+    try:
+        print(f"Written  {pipelines.statistics.save(found, source.place)}")
+    except OSError as error:
+        raise InputError(
+            f"{source.place} cannot be written ({error.strerror}): copy the data, or prepare them "
+            "elsewhere with --output_dir and --output_name."
+        ) from None
     return DONE
 
 
 def data_worker(config: Config) -> int:
     """Serve until ended: as a worker of --data_service, or as the dispatcher without one."""
-    if config.data_service:
-        worker = service.start_worker(config.data_service, host=config.host, port=config.port)
-        print(f"Data worker of {config.data_service}, until Ctrl-C", flush=True)
-    else:
-        worker = service.start_dispatcher(config.port)
-        port = worker.target.rpartition(":")[2]
-        print(f"Dispatcher: --data_service=grpc://{config.host}:{port}, until Ctrl-C", flush=True)
+    try:
+        if config.data_service:
+            service.check(config.data_service)
+            server = service.start_worker(config.data_service, host=config.host, port=config.port)
+            print(f"Data worker of {config.data_service}, until Ctrl-C", flush=True)
+        else:
+            server = service.start_dispatcher(config.port)
+            address = f"grpc://{config.host}:{server.target.rpartition(':')[2]}"
+            print(f"Dispatcher: --data_service={address}, until Ctrl-C", flush=True)
+    except (RuntimeError, tf.errors.OpError) as error:
+        raise InputError(
+            f"--port={config.port} cannot be served ({pipelines.first_line(error)}): give another, "
+            "or 0 for any free one."
+        ) from None
     with contextlib.suppress(KeyboardInterrupt):
         signal.pause()  # not join(), which no signal reaches
     return DONE
@@ -262,15 +307,18 @@ def _devices(strategy: tf.distribute.Strategy) -> str:
 
 def _build(config: Config, source: pipelines.Source, recipe: pipelines.Recipe) -> keras.Model:
     """Build the network for logits: the loss needs them, softmax is the reader's."""
-    return build_model(
-        config.model,
-        classes=len(source.class_names),
-        input_shape=(recipe.image_size, recipe.image_size, 3),
-        classifier_activation=None,
-        initializer=config.init or None,
-        dtype="mixed_bfloat16" if config.precision == "bfloat16" else "float32",
-        **config.architecture_arguments(),
-    )
+    try:
+        return build_model(
+            config.model,
+            classes=len(source.class_names),
+            input_shape=(recipe.image_size, recipe.image_size, 3),
+            classifier_activation=None,
+            initializer=config.init or None,
+            dtype="mixed_bfloat16" if config.precision == "bfloat16" else "float32",
+            **config.architecture_arguments(),
+        )
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 def _restore(

@@ -25,6 +25,10 @@ def main(arguments: Sequence[str]) -> int:
         return DONE
     try:
         config = configuration.parse(arguments)
+    except InputError as error:
+        print(f"resnet_keras: {error}", file=sys.stderr)
+        return BAD_INPUT
+    try:
         # On CPUs without AVX-512, TensorFlow leaves its faster convolutions off unless asked.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
         with _quiet():
@@ -44,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         return BAD_INPUT
     except KeyboardInterrupt:
         print("resnet_keras: interrupted.", file=sys.stderr)
-        return RESUMABLE
+        return RESUMABLE if config.mode == "train" else OTHER
 
 
 @contextlib.contextmanager

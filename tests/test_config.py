@@ -1,5 +1,7 @@
 """Flags: what is typed, what it becomes, and what is refused."""
 
+import dataclasses
+import json
 import subprocess
 import sys
 
@@ -59,6 +61,14 @@ REFUSED = [
     (["--flagfile=/nowhere.flags"], "/nowhere.flags"),
     (["--flagfile"], "needs a file"),
     (["--mode=predict"], "--saved_model"),
+    (["--mode=prepare", "--output_dir=x"], "--output_name"),
+    (["--mode=evaluate", "--run_dir=/nowhere"], "holds no run"),
+    (["--seed=4294967296"], "or less"),
+    (["--dataset=/data/imagenet"], "'folder'"),
+    (["--dataset="], "no name"),
+    (["--channel_mean=1,2"], "three numbers"),
+    (["--channel_std=a,b,c"], "three numbers"),
+    (["--data_service=host:5"], "grpc://"),
 ]
 
 
@@ -83,10 +93,26 @@ def test_default_directories_follow_model_and_data(monkeypatch):
 
 def test_evaluate_takes_the_settings_of_the_run(tmp_path):
     saved = config.parse(["--model=cifar_resnet32", "--dataset=digits", "--lr_drops=7,9"])
-    (tmp_path / "config.json").write_text(saved.to_json())
+    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(saved)))
     parsed = config.parse(["--mode=evaluate", f"--run_dir={tmp_path}", "--seed=4"])
     assert (parsed.model, parsed.dataset, parsed.lr_drops) == ("cifar_resnet32", "digits", (7, 9))
     assert (parsed.seed, parsed.mode, parsed.run_dir) == (4, "evaluate", str(tmp_path))
+
+
+def test_flags_may_not_contradict_the_run_that_is_evaluated(tmp_path):
+    saved = config.parse(["--model=cifar_resnet32", "--dataset=digits"])
+    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(saved)))
+    with pytest.raises(InputError, match="--model=cifar_resnet32"):
+        config.parse(["--mode=export", f"--run_dir={tmp_path}", "--model=cifar_resnet20"])
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(InputError, match="not readable JSON"):
+        config.parse(["--mode=export", f"--run_dir={tmp_path}"])
+
+
+def test_a_tilde_is_the_home_directory(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    parsed = config.parse(["--dataset=digits", "--run_dir=~/a", "--export_dir=~/b"])
+    assert (parsed.run_dir, parsed.export_dir) == ("/home/somebody/a", "/home/somebody/b")
 
 
 def _run(code: str) -> subprocess.CompletedProcess:

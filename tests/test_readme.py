@@ -1,6 +1,8 @@
 """The README's figures are those of the committed logs, and its commands those that are run."""
 
 import json
+import re
+import subprocess
 
 from conftest import ROOT
 
@@ -31,8 +33,20 @@ def test_the_building_rows_are_their_log():
     assert f"| {deep:.0f} s |" in README
 
 
-def test_ci_finds_the_test_command():
-    section = README.split("## Tests\n")[1].split("\n## ")[0]
-    command = section.split("```bash\n")[1].split("\n```")[0]
-    assert command.startswith("python3 -m venv .venv")
-    assert command.endswith("-m pytest")
+def test_the_input_rows_are_their_log():
+    log = _results("bench_input")
+    rates = log["images_per_second"]
+    told = [f"{rates['fused']:,.0f} images/s", f"{rates['cifar10']:,.0f} images/s"]
+    told += [f"{ratio['measured']:.2f} x " for ratio in log["ratios"].values()]
+    assert not [figure for figure in told if figure not in README]
+
+
+def test_ci_runs_the_readme_test_command():
+    (extract,) = re.findall(r"^command=\$\((.*)\)$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
+    told = subprocess.run(
+        ["bash", "-c", extract], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    command = told.stdout.strip()
+    assert command.startswith("python3 -m venv .venv && ")
+    assert command.endswith(" -m pytest")
+    assert f"```bash\n{command}\n```" in README

@@ -7,6 +7,8 @@ import keras
 import tensorflow as tf
 import tqdm
 
+from resnet_keras.errors import InputError
+
 TOP5_CLASSES = 6  # with five classes or fewer the top-5 error is 0 whatever the network answers
 
 
@@ -59,6 +61,8 @@ def make_evaluate(model: keras.Model, strategy: tf.distribute.Strategy) -> Calla
                 for total, new in zip(totals, distributed_step(batch).numpy(), strict=True)
             ]
         loss, wrong1, wrong5, images = totals
+        if not images:
+            raise InputError("None of the images to evaluate can be read: look at the data set.")
         metrics: dict[str, int | float] = {
             "images": round(images),
             "wrong": round(wrong1),

@@ -4,6 +4,7 @@ import glob
 from pathlib import Path
 
 import tensorflow as tf
+from google.protobuf import message
 
 from resnet_keras.errors import InputError
 from resnet_keras.serving.export import versions
@@ -49,7 +50,12 @@ def predict(folder: Path, files: list[Path]) -> list[dict]:
     Raises:
         InputError: where the SavedModel has no signature that takes image bytes.
     """
-    loaded = tf.saved_model.load(str(folder))
+    try:
+        loaded = tf.saved_model.load(str(folder))
+    except (OSError, ValueError, tf.errors.OpError, message.DecodeError) as error:
+        raise InputError(
+            f"{folder} is no SavedModel that can be read: {str(error).splitlines()[0][:120]}."
+        ) from None
     signature = loaded.signatures.get("serving_default")
     takes = signature.structured_input_signature[1] if signature else {}
     if list(takes) != ["image_bytes"]:

@@ -6,6 +6,8 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from resnet_keras.errors import InputError
+
 
 class Checkpoints:
     """Keep the last checkpoints of a run.
@@ -50,14 +52,25 @@ class Checkpoints:
         self._manager.save(checkpoint_number=step)
 
     def restore(self) -> tuple[int, list[float]]:
-        """Read the newest checkpoint; return its step and window, (0, zeros) without one."""
+        """Read the newest checkpoint; return its step and window, (0, zeros) without one.
+
+        Raises:
+            InputError: where it is damaged or does not fit the network.
+        """
         latest = self._manager.latest_checkpoint
         if latest is None:
             return 0, [0.0] * 3
-        status = self._checkpoint.restore(latest)
-        status.assert_existing_objects_matched()
-        if self._weights_only:
-            status.expect_partial()
+        try:
+            status = self._checkpoint.restore(latest)
+            if self._weights_only:  # the optimizer's variables stay unread
+                status.assert_existing_objects_matched().expect_partial()
+            else:
+                status.assert_consumed()
+        except (AssertionError, ValueError, tf.errors.OpError) as error:
+            raise InputError(
+                f"{latest} is damaged or of another network ({str(error).splitlines()[0][:120]}): "
+                "give the run's own settings, or --restart."
+            ) from None
         return int(self._step.numpy()), self._window.numpy().tolist()
 
 

@@ -22,7 +22,9 @@ class Log:
 
     def __init__(self, path: Path, *, step: int, total_steps: int) -> None:
         kept = [line for line in _lines(path) if json.loads(line)["step"] <= step] if step else []
-        path.write_text("".join(line + "\n" for line in kept))
+        rewritten = path.with_suffix(".new")  # renamed, so that a kill leaves the old log
+        rewritten.write_text("".join(line + "\n" for line in kept))
+        rewritten.rename(path)
         self._file = path.open("a", encoding="utf-8")
         # Silent where nobody watches: a terminal gets the bar, a file or pipe gets lines.
         self._bar = tqdm.tqdm(

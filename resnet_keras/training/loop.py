@@ -21,6 +21,14 @@ class NonFiniteLoss(ArithmeticError):
     """The loss is infinite or not a number; the last checkpoint is still good."""
 
 
+# What TensorFlow raises at an image that cannot be found, opened or decoded.
+UNREADABLE = (
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.PermissionDeniedError,
+)
+
+
 class StopRequest:
     """Note SIGINT and SIGTERM, so that the step at hand can end; a second one interrupts."""
 
@@ -76,8 +84,8 @@ def make_train_function(
         # only, so a resumed run draws the same ones and replicas draw different ones.
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         for index, layer in enumerate(dropouts):
-            state = tf.stack([seed + index * 2**16, number * replicas + replica])
-            layer.seed_generator.state.assign(tf.cast(state, layer.seed_generator.state.dtype))
+            drawn = tf.cast(number * replicas + replica, layer.seed_generator.state.dtype)
+            layer.seed_generator.state.assign(tf.stack([seed + index * 2**16, drawn]))
         with tf.GradientTape() as tape:
             logits = tf.cast(model(batch["image"], training=True), tf.float32)
             losses = batch["weight"] * tf.nn.sparse_softmax_cross_entropy_with_logits(
@@ -176,7 +184,10 @@ def train(
             rates = [schedule(step + index) for index in range(steps_per_call)]
             made, results, failure = train_function(iterator, rates, count, step)
             if failure:
-                if guarded:
+                if guarded or not isinstance(failure, UNREADABLE):
+                    # The steps made are whole; their sums belong to the window.
+                    sums = [total + new for total, new in zip(sums, results, strict=True)]
+                    save(step + made, sums)
                     raise failure
                 iterator, guarded = open_stream(step + made, True), True
             if not math.isfinite(results[0]):
@@ -191,7 +202,11 @@ def train(
             sums = [total + new for total, new in zip(sums, results, strict=True)]
             images += results[2]
             loss, error = (total / max(sums[2], 1) for total in sums[:2])
-            watch(step)
+            try:
+                watch(step)
+            except Exception:
+                save(step, sums)  # whatever is wrong with the data, the steps made are whole
+                raise
             log.progress(step, loss=f"{loss:.3f}", error=f"{100 * error:.1f}%")
             if step % log_every == 0 or step == steps:
                 speed = images / (time.perf_counter() - since)
@@ -205,5 +220,9 @@ def train(
                 raise Stopped(f"Stopped by {request.signal.name} after step {step:,} of {steps:,}.")
             if evaluate_every and step % evaluate_every == 0 and step < steps:
                 paused = time.perf_counter()
-                evaluate(step)
+                try:
+                    evaluate(step)
+                except Exception:
+                    save(step, sums)
+                    raise
                 since += time.perf_counter() - paused

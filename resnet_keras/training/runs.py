@@ -34,7 +34,8 @@ def open_run(
                 for file in run.glob(pattern):
                     file.unlink()
         saved = run / CONFIG
-        if saved.is_file():
+        # Without a checkpoint there is nothing that other settings could spoil.
+        if saved.is_file() and (run / "checkpoint").is_file():
             _refuse_changes(run, json.loads(saved.read_text()), settings, free)
         written = run / (CONFIG + ".new")
         written.write_text(json.dumps(settings, indent=1) + "\n")
@@ -55,8 +56,14 @@ def _refuse_changes(
     plain = json.loads(json.dumps(new))  # tuples become lists, as in the file
     changed = [name for name in plain if name not in free and old.get(name) != plain[name]]
     if changed:
-        told = ", ".join(f"--{name}={old.get(name)} (now {plain[name]})" for name in changed)
+        told = ", ".join(
+            f"--{name}={_short(old.get(name))} (now {_short(plain[name])})" for name in changed
+        )
         raise InputError(
             f"{run} holds a run with {told}: give its settings to resume it, another --run_dir, "
             "or --restart to delete it and start anew."
         )
+
+
+def _short(value: Any) -> str:
+    return str(value) if len(str(value)) < 80 else f"{str(value)[:77]}..."

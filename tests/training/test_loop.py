@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 from conftest import mirrored
 
+from resnet_keras.errors import InputError
 from resnet_keras.training import loop
 from resnet_keras.training.checkpoints import Checkpoints, average_statistics
 from resnet_keras.training.logs import Log
@@ -237,3 +238,21 @@ def test_a_stream_that_fails_is_opened_again_where_it_stood(tmp_path, bad):
     for one, other in zip(whole.log(), broken.log(), strict=True):
         assert one.pop("kind") == other.pop("kind")
         assert other == pytest.approx(one, rel=1e-6)
+
+
+def test_work_is_kept_when_the_data_give_out(tmp_path):
+    """The loop cannot go on without data, but the steps made are saved first."""
+    run = Run(_folder(tmp_path, "a"))
+
+    def give_out(step: int) -> None:
+        raise ValueError("too many unreadable images")
+
+    with pytest.raises(ValueError, match="too many"):
+        run.train(40, evaluate=give_out, evaluate_every=17, checkpoint_every=40)
+    assert Run(run.folder).start == 17
+
+
+def test_a_checkpoint_of_another_network_is_one_sentence(tmp_path):
+    run = Run(_folder(tmp_path, "a")).train(7)
+    with pytest.raises(InputError, match="another network"):
+        Run(run.folder, norm=False, dropout=0.5)

@@ -19,8 +19,15 @@ def test_the_same_settings_resume_and_a_free_one_may_change(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["train_steps"] == 20
 
 
+def test_a_run_without_a_checkpoint_may_change(tmp_path):
+    _open(tmp_path)
+    _open(tmp_path, model="resnet18")
+    assert json.loads((tmp_path / "config.json").read_text())["model"] == "resnet18"
+
+
 def test_other_settings_are_refused_field_by_field(tmp_path):
     _open(tmp_path)
+    (tmp_path / "checkpoint").write_text("")
     before = (tmp_path / "config.json").read_text()
     with pytest.raises(InputError) as caught:
         _open(tmp_path, model="resnet18", lr_drops=(3, 6))
@@ -40,6 +47,7 @@ def test_restart_deletes_the_run_and_nothing_else(tmp_path):
 @pytest.mark.parametrize("damage", ["{", ""])
 def test_a_damaged_config_is_one_sentence(tmp_path, damage):
     (tmp_path / "config.json").write_text(damage)
+    (tmp_path / "checkpoint").write_text("")
     with pytest.raises(InputError, match="--restart"):
         _open(tmp_path)
 
