@@ -185,9 +185,11 @@ def train(
             made, results, failure = train_function(iterator, rates, count, step)
             if failure:
                 if guarded or not isinstance(failure, UNREADABLE):
-                    # The steps made are whole; their sums belong to the window.
-                    sums = [total + new for total, new in zip(sums, results, strict=True)]
-                    save(step + made, sums)
+                    data_gave_out = isinstance(failure, (*UNREADABLE, tf.errors.DataLossError))
+                    if data_gave_out and step + made > saved:
+                        # The data give out, and the steps made before are whole: keep them.
+                        sums = [total + new for total, new in zip(sums, results, strict=True)]
+                        save(step + made, sums)
                     raise failure
                 iterator, guarded = open_stream(step + made, True), True
             if not math.isfinite(results[0]):

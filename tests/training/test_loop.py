@@ -59,14 +59,14 @@ class Run:
         self.folder = folder
         self.evaluated: list[int] = []
 
-    def train(self, steps, *, rate=0.05, evaluate=None, bad=-1, **periods):
+    def train(self, steps, *, rate=0.05, evaluate=None, bad=-1, stubborn=False, **periods):
         given = {"steps_per_call": 4, "log_every": 10, "checkpoint_every": 7, "evaluate_every": 0}
         log = Log(self.folder / "log.jsonl", step=self.start, total_steps=steps)
         self.opened = []
 
         def open_stream(step: int, guarded: bool):
             self.opened.append((step, guarded))
-            batches = _batches(step, bad=-1 if guarded else bad)
+            batches = _batches(step, bad=-1 if guarded and not stubborn else bad)
             return iter(self.strategy.experimental_distribute_dataset(batches))
 
         try:
@@ -250,6 +250,16 @@ def test_work_is_kept_when_the_data_give_out(tmp_path):
     with pytest.raises(ValueError, match="too many"):
         run.train(40, evaluate=give_out, evaluate_every=17, checkpoint_every=40)
     assert Run(run.folder).start == 17
+
+
+def test_steps_before_a_failure_that_no_guard_mends_are_kept(tmp_path):
+    run = Run(_folder(tmp_path, "a"))
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        run.train(40, bad=14, checkpoint_every=40, stubborn=True)
+    assert run.opened == [(0, False), (14, True)]
+    resumed = Run(run.folder)
+    assert resumed.start == 14
+    _assert_equal(Run(_folder(tmp_path, "whole")).train(14), resumed)
 
 
 def test_a_checkpoint_of_another_network_is_one_sentence(tmp_path):
