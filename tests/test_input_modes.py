@@ -80,6 +80,7 @@ def _serve(*arguments) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
+@pytest.mark.slow
 def test_data_workers_feed_a_run_and_its_resumption_is_approximate(tmp_path, pictures):
     servers = [_serve()]
     try:
