@@ -87,7 +87,7 @@ def test_default_directories_follow_model_and_data(monkeypatch):
     parsed = config.parse(["--model=cifar_resnet20", "--dataset=digits"])
     assert parsed.run_dir == "runs/cifar_resnet20_digits"
     assert parsed.export_dir == "saved_models/cifar_resnet20_digits"
-    named = config.parse(["--dataset=digits", "--run_dir=/tmp/a/mine"])
+    named = config.parse(["--dataset=digits", "--run_dir=elsewhere/mine"])
     assert named.export_dir == "saved_models/mine"
 
 
