@@ -46,6 +46,9 @@ def main(arguments: Sequence[str]) -> int:
     except (InputError, pipelines.DataError) as error:
         print(f"resnet_keras: {error}", file=sys.stderr)
         return BAD_INPUT
+    except OSError as error:
+        print(f"resnet_keras: {error}", file=sys.stderr)
+        return OTHER
     except KeyboardInterrupt:
         print("resnet_keras: interrupted.", file=sys.stderr)
         return RESUMABLE if config.mode == "train" else OTHER

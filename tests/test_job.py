@@ -1,6 +1,7 @@
 """The command line as users run it: train, look at the result, run it again, get it wrong."""
 
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -104,6 +105,44 @@ def test_a_signal_saves_and_the_same_command_resumes(tmp_path):
     steps = [int(s) for s in re.findall(r'"step": (\d+)', log.read_text())]
     assert steps == sorted(steps)
     assert steps[-1] == step + 6
+
+
+def test_a_full_disk_is_one_sentence_and_spares_what_is_there(tmp_path):
+    """A limit on the size of files stands in for the full disk."""
+    _done(*TINY, cwd=tmp_path)
+    run = tmp_path / "runs/cifar_resnet8_digits"
+    before = {file.name: file.read_bytes() for file in run.glob("ckpt-*")}
+
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    result = _main(*TINY, "--train_steps=20", cwd=tmp_path, preexec_fn=small_files)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "The checkpoint of step 20 cannot be written" in result.stderr.splitlines()[-1]
+    assert {name: (run / name).read_bytes() for name in before} == before
+    again = _done(*TINY, "--train_steps=20", cwd=tmp_path)
+    assert "steps 12 to 20" in again
+
+
+def test_a_killed_run_resumes_from_its_checkpoint(tmp_path):
+    command = [sys.executable, "-m", "resnet_keras.main", *TINY, "--train_steps=2000"]
+    command += ["--checkpoint_every=6"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    run = tmp_path / "runs/cifar_resnet8_digits"
+    deadline = time.time() + 300
+    while not (run / "checkpoint").is_file() and time.time() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.communicate(timeout=60)
+    (saved,) = re.findall(r'^model_checkpoint_path: "ckpt-(\d+)"', (run / "checkpoint").read_text(),
+                          re.MULTILINE)  # fmt: skip
+    last = int(saved) + 6
+    resumed = _done(*TINY, f"--train_steps={last}", "--run_dir=runs/cifar_resnet8_digits",
+                    cwd=tmp_path)  # fmt: skip
+    assert f"steps {int(saved):,} to {last:,}" in resumed
 
 
 def test_mixed_precision_and_several_devices_run_the_whole_path(tmp_path):

@@ -104,9 +104,13 @@ def export(
             archive.write_out(str(staging), verbose=False)
         staging.chmod(0o755)  # mkdtemp's 0700 would shut the server out
         return _publish(staging, directory)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+    except tf.errors.OpError as error:
+        raise OSError(
+            f"The export cannot be written to {directory} ({str(error).splitlines()[0][:160]}): "
+            "make room, and export again with --mode=export."
+        ) from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)  # gone already where it was published
 
 
 def versions(directory: Path) -> list[int]:

@@ -46,10 +46,20 @@ class Checkpoints:
         Args:
             step: steps made.
             window: the loop's sums since the last line of the log.
+
+        Raises:
+            OSError: where the disk is full or gone; the checkpoints before stay as they are.
         """
         self._step.assign(step)
         self._window.assign(window)
-        self._manager.save(checkpoint_number=step)
+        try:
+            self._manager.save(checkpoint_number=step)
+        except tf.errors.OpError as error:
+            raise OSError(
+                f"The checkpoint of step {step:,} cannot be written "
+                f"({str(error).splitlines()[0][:160]}): make room, and the same command resumes "
+                "from the one before."
+            ) from None
 
     def restore(self) -> tuple[int, list[float]]:
         """Read the newest checkpoint; return its step and window, (0, zeros) without one.
