@@ -119,6 +119,7 @@ def test_a_full_disk_is_one_sentence_and_spares_what_is_there(tmp_path):
     result = _main(*TINY, "--train_steps=20", cwd=tmp_path, preexec_fn=small_files)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
+    assert "{{" not in result.stderr
     assert "The checkpoint of step 20 cannot be written" in result.stderr.splitlines()[-1]
     assert {name: (run / name).read_bytes() for name in before} == before
     again = _done(*TINY, "--train_steps=20", cwd=tmp_path)

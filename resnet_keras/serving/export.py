@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from pipelines import first_line
 from resnet_keras.errors import InputError
 
 TOP = 5  # classes in an answer, as ILSVRC counts
@@ -106,7 +107,7 @@ def export(
         return _publish(staging, directory)
     except tf.errors.OpError as error:
         raise OSError(
-            f"The export cannot be written to {directory} ({str(error).splitlines()[0][:160]}): "
+            f"The export cannot be written to {directory} ({first_line(error)}): "
             "make room, and export again with --mode=export."
         ) from None
     finally:

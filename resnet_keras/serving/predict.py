@@ -6,6 +6,7 @@ from pathlib import Path
 import tensorflow as tf
 from google.protobuf import message
 
+from pipelines import first_line
 from resnet_keras.errors import InputError
 from resnet_keras.serving.export import versions
 
@@ -54,7 +55,7 @@ def predict(folder: Path, files: list[Path]) -> list[dict]:
         loaded = tf.saved_model.load(str(folder))
     except (OSError, ValueError, tf.errors.OpError, message.DecodeError) as error:
         raise InputError(
-            f"{folder} is no SavedModel that can be read: {str(error).splitlines()[0][:120]}."
+            f"{folder} is no SavedModel that can be read: {first_line(error)}."
         ) from None
     signature = loaded.signatures.get("serving_default")
     takes = signature.structured_input_signature[1] if signature else {}

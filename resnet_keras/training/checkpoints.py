@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from pipelines import first_line
 from resnet_keras.errors import InputError
 
 
@@ -57,7 +58,7 @@ class Checkpoints:
         except tf.errors.OpError as error:
             raise OSError(
                 f"The checkpoint of step {step:,} cannot be written "
-                f"({str(error).splitlines()[0][:160]}): make room, and the same command resumes "
+                f"({first_line(error)}): make room, and the same command resumes "
                 "from the one before."
             ) from None
 
@@ -78,7 +79,7 @@ class Checkpoints:
                 status.assert_consumed()
         except (AssertionError, ValueError, tf.errors.OpError) as error:
             raise InputError(
-                f"{latest} is damaged or of another network ({str(error).splitlines()[0][:120]}): "
+                f"{latest} is damaged or of another network ({first_line(error)}): "
                 "give the run's own settings, or --restart."
             ) from None
         return int(self._step.numpy()), self._window.numpy().tolist()

@@ -1,6 +1,7 @@
 """The run directory: config.json beside log and checkpoints, one configuration for life."""
 
 import json
+import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ def open_run(
         if restart:
             for pattern in FILES:
                 for file in run.glob(pattern):
-                    file.unlink()
+                    # A kill while a checkpoint is written leaves a folder of its parts.
+                    shutil.rmtree(file) if file.is_dir() else file.unlink()
         saved = run / CONFIG
         # Without a checkpoint there is nothing that other settings could spoil.
         if saved.is_file() and (run / "checkpoint").is_file():

@@ -40,6 +40,8 @@ def test_restart_deletes_the_run_and_nothing_else(tmp_path):
     _open(tmp_path)
     for name in ("log.jsonl", "checkpoint", "ckpt-7.index", "notes.txt"):
         (tmp_path / name).write_text("x")
+    (tmp_path / "ckpt-9_temp").mkdir()
+    (tmp_path / "ckpt-9_temp/part").write_text("x")
     _open(tmp_path, restart=True, model="resnet18")
     assert {file.name for file in tmp_path.iterdir()} == {"config.json", "notes.txt"}
 
