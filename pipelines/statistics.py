@@ -36,16 +36,9 @@ class Statistics:
     eigenvalues: tuple[float, ...] = IMAGENET_EIGENVALUES
     eigenvectors: tuple[tuple[float, ...], ...] = IMAGENET_EIGENVECTORS
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain lists and floats, for a manifest; `from_json` reads them back."""
-        values = dataclasses.asdict(self)
-        if self.pixel_mean is not None:
-            values["pixel_mean"] = self.pixel_mean.tolist()
-        return values
-
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Statistics":
-        """Rebuild the statistics that `to_json` wrote."""
+    def from_arrays(cls, values: dict[str, Any]) -> "Statistics":
+        """Build the statistics from the arrays that `save` wrote."""
         pixel_mean = values.get("pixel_mean")
         return cls(
             channel_mean=_floats(values["channel_mean"]),
@@ -108,7 +101,7 @@ def load(place: Path) -> Statistics | None:
         return None
     try:
         with np.load(file) as values:
-            return Statistics.from_json(dict(values))
+            return Statistics.from_arrays(dict(values))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(
             f"{file} cannot be read ({first_line(error)}); remove it, or prepare the data again."

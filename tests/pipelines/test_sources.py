@@ -75,16 +75,21 @@ def test_cifar10_has_its_published_mean(cifar10):
     )
 
 
-def test_statistics_equal_numpy(digits):
+def test_statistics_equal_numpy_and_survive_the_disk(digits, tmp_path):
     pixels = digits.splits["train"].images.reshape(-1, 3) / 255
     np.testing.assert_allclose(np.array(digits.channel_std) / 255, pixels.std(axis=0), rtol=1e-5)
     statistics = digits.statistics
     vectors = np.array(statistics.eigenvectors)
     rebuilt = vectors @ np.diag(statistics.eigenvalues) @ vectors.T
     np.testing.assert_allclose(rebuilt, np.cov(pixels.T, bias=True), atol=1e-6)
-    again = pipelines.Statistics.from_json(statistics.to_json())
+    pipelines.statistics.save(statistics, tmp_path)
+    again = pipelines.statistics.load(tmp_path)
     np.testing.assert_array_equal(again.pixel_mean, statistics.pixel_mean)
     assert again.channel_std == statistics.channel_std
+    assert again.eigenvectors == statistics.eigenvectors
+    (tmp_path / "statistics.npz").write_bytes(b"PK damaged")
+    with pytest.raises(DataError, match="prepare the data again"):
+        pipelines.statistics.load(tmp_path)
 
 
 @pytest.mark.slow
