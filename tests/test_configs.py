@@ -1,9 +1,12 @@
 """The shipped .flags files: each parses, says what it is, and repeats nothing."""
 
+import re
+
 import pytest
 from conftest import ROOT
 
 from resnet_keras import config
+from resnet_keras.models import complexity
 
 FILES = sorted((ROOT / "configs").glob("*.flags"))
 LEAVES = [file for file in FILES if not file.stem.startswith("base_")]
@@ -88,3 +91,24 @@ def test_the_list_names_every_config():
     text = (ROOT / "configs/README.md").read_text()
     for file in LEAVES:
         assert f"| {file.stem} |" in text
+
+
+@pytest.mark.parametrize("file", LEAVES, ids=lambda file: file.stem)
+def test_the_cost_is_arithmetic(file, monkeypatch):
+    """Three times the forward pass (one forward, two backward) of every image of the run."""
+    found = re.match(r"# Cost: (\S+) multiply-adds", file.read_text().splitlines()[2])
+    if file.stem == "quickstart":
+        assert not found  # measured, not counted
+        return
+    parsed = _parse(file, monkeypatch)
+    rows = complexity.stages(
+        parsed.model,
+        classes=len(parsed.classes) or None,
+        **parsed.architecture_arguments(),
+    )
+    forward = complexity.total(rows).multiply_adds
+    cost = 3 * forward * parsed.train_steps * parsed.batch_size
+    assert found[1] == f"{cost:.1e}"
+    listed = (ROOT / "configs/README.md").read_text()
+    (row,) = [line for line in listed.splitlines() if line.startswith(f"| {file.stem} |")]
+    assert f" {cost:.1e} multiply-adds " in row
