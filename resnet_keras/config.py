@@ -24,6 +24,7 @@ from resnet_keras.models.architectures import (
     STRIDES_ON,
     architecture,
 )
+from resnet_keras.serving import places
 
 MODES = ("train", "evaluate", "export", "predict", "summary", "prepare", "data_worker")
 PRECISIONS = ("float32", "bfloat16")
@@ -373,6 +374,21 @@ def _validate(config: Config) -> None:
             raise InputError(
                 f"--data_dir={config.data_dir} cannot be read: {error.strerror} ({error.filename})."
             ) from None
+
+
+def check_places(config: Config) -> None:
+    """Make the directories that a command will write, and find the files that it will read.
+
+    Raises:
+        InputError: where that cannot be done.
+    """
+    if config.mode == "predict":
+        places.find_images(config.images)
+        places.find_version(config.saved_model)
+    if config.mode in ("train", "export"):
+        places.check_writable(Path(config.export_dir), "export_dir")
+    if config.mode == "train":
+        places.check_writable(Path(config.run_dir), "run_dir")
 
 
 def _help(name: str) -> str:

@@ -20,6 +20,7 @@ from resnet_keras.evaluation.metrics import make_evaluate
 from resnet_keras.models import build_model, complexity
 from resnet_keras.reporting.tables import table
 from resnet_keras.serving import export as serving
+from resnet_keras.serving import places
 from resnet_keras.serving import predict as serving_predict
 from resnet_keras.training import loop
 from resnet_keras.training.checkpoints import Checkpoints, average_statistics
@@ -35,7 +36,6 @@ DONE, FAILED, STOPPED = 0, 1, 75
 def train(config: Config) -> int:
     """Train a network, or resume or find it finished; then evaluate and export it."""
     run = Path(config.run_dir)
-    serving.check_writable(Path(config.export_dir))
     source, recipe = _open_data(config)
     strategy = _strategy(config)
     if config.data_service:
@@ -180,7 +180,6 @@ def evaluate(config: Config) -> int:
 
 def export(config: Config) -> int:
     """Export the newest checkpoint of a run."""
-    serving.check_writable(Path(config.export_dir))
     source, recipe = _open_data(config)
     exported, step = _export(config, source, recipe)
     print(f"{config.run_dir}, step {step:,}")
@@ -190,8 +189,8 @@ def export(config: Config) -> int:
 
 def predict(config: Config) -> int:
     """Print what an export says of image files; unreadable files are named and cost exit 2."""
-    files = serving_predict.find_images(config.images)
-    folder = serving_predict.find_version(config.saved_model)
+    files = places.find_images(config.images)
+    folder = places.find_version(config.saved_model)
     answers = serving_predict.predict(folder, files)
     best = max((len(a["classes"]) for a in answers if "classes" in a), default=1)
     rows = []

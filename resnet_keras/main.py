@@ -25,6 +25,7 @@ def main(arguments: Sequence[str]) -> int:
         return DONE
     try:
         config = configuration.parse(arguments)
+        configuration.check_places(config)
     except InputError as error:
         print(f"resnet_keras: {error}", file=sys.stderr)
         return BAD_INPUT

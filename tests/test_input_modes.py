@@ -47,6 +47,7 @@ def test_an_unreadable_image_is_named_and_costs_its_weight_only(tmp_path, pictur
     assert "of 7 images wrong" in told
 
 
+@pytest.mark.slow
 def test_too_many_unreadable_images_stop_the_run_in_one_sentence(tmp_path, pictures):
     for index in range(11):
         (pictures / f"train/dark/{index}.jpg").write_bytes(b"not an image")
@@ -59,6 +60,7 @@ def test_too_many_unreadable_images_stop_the_run_in_one_sentence(tmp_path, pictu
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_prepared_data_set_trains_under_its_name(tmp_path, pictures):
     (pictures / "train/light/5.jpg").write_bytes(b"")
     told = _main("--mode=prepare", "--dataset=folder", f"--data_dir={pictures}",

@@ -107,6 +107,7 @@ def test_a_signal_saves_and_the_same_command_resumes(tmp_path):
     assert steps[-1] == step + 6
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_spares_what_is_there(tmp_path):
     """A limit on the size of files stands in for the full disk."""
     _done(*TINY, cwd=tmp_path)

@@ -12,26 +12,9 @@ import keras
 import tensorflow as tf
 
 from pipelines import first_line
-from resnet_keras.errors import InputError
+from resnet_keras.serving.places import versions
 
 TOP = 5  # classes in an answer, as ILSVRC counts
-
-
-def check_writable(directory: Path) -> None:
-    """Refuse an export directory that cannot be written, before any work is done.
-
-    Raises:
-        InputError: one sentence with the system's reason.
-    """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"--export_dir={directory} cannot be written ({error.strerror}): name a directory "
-            "that can."
-        ) from None
 
 
 def export(
@@ -112,11 +95,6 @@ def export(
         ) from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)  # gone already where it was published
-
-
-def versions(directory: Path) -> list[int]:
-    """Return the version numbers under ``directory``, rising."""
-    return sorted(int(entry.name) for entry in directory.iterdir() if entry.name.isdecimal())
 
 
 def _publish(staging: Path, directory: Path) -> Path:

@@ -1,6 +1,5 @@
 """Answers of an export about image files."""
 
-import glob
 from pathlib import Path
 
 import tensorflow as tf
@@ -8,38 +7,6 @@ from google.protobuf import message
 
 from pipelines import first_line
 from resnet_keras.errors import InputError
-from resnet_keras.serving.export import versions
-
-
-def find_version(saved_model: str) -> Path:
-    """Return the folder of a SavedModel: the one named, or its newest version.
-
-    Raises:
-        InputError: where there is none.
-    """
-    folder = Path(saved_model)
-    if folder.is_dir() and not (folder / "saved_model.pb").is_file():
-        numbers = versions(folder)
-        folder = folder / str(numbers[-1]) if numbers else folder
-    if not (folder / "saved_model.pb").is_file():
-        raise InputError(
-            f"--saved_model={saved_model} holds no SavedModel: name a folder with saved_model.pb "
-            "or with numbered versions of one."
-        )
-    return folder
-
-
-def find_images(pattern: str) -> list[Path]:
-    """Return the files of a glob pattern (``**`` for folders below), sorted.
-
-    Raises:
-        InputError: where there is none.
-    """
-    files = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
-    files = [file for file in files if file.is_file()]
-    if not files:
-        raise InputError(f"--images={pattern} matches no file: give image files, e.g. '*.jpg'.")
-    return files
 
 
 def predict(folder: Path, files: list[Path]) -> list[dict]:

@@ -12,8 +12,9 @@ from PIL import Image
 import pipelines
 from resnet_keras.errors import InputError
 from resnet_keras.models import build_model
-from resnet_keras.serving.export import check_writable, export, versions
-from resnet_keras.serving.predict import find_images, find_version, predict
+from resnet_keras.serving.export import export
+from resnet_keras.serving.places import check_writable, find_images, find_version, versions
+from resnet_keras.serving.predict import predict
 
 NAMES = [f"class {index}" for index in range(7)]
 SESSION = """
@@ -40,7 +41,7 @@ np.savez(answers, **outputs)
 def exported(tmp_path_factory):
     """Give a small network, its preprocessing, and the folder it was exported to."""
     folder = tmp_path_factory.mktemp("exports") / "small"
-    check_writable(folder)
+    check_writable(folder, "export_dir")
     model = build_model("cifar_resnet8", classes=7, classifier_activation=None)
     random = np.random.default_rng(0)
     for variable in model.variables:  # batch norms that do something, as after training
@@ -117,7 +118,7 @@ def test_existing_versions_are_never_touched(exported):
 def test_a_directory_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
-        check_writable(tmp_path / "file" / "export")
+        check_writable(tmp_path / "file" / "export", "export_dir")
 
 
 def test_predict_names_unreadable_files_and_answers_the_others(exported, tmp_path):

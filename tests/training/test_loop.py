@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 
 import keras
@@ -266,3 +267,20 @@ def test_a_checkpoint_of_another_network_is_one_sentence(tmp_path):
     run = Run(_folder(tmp_path, "a")).train(7)
     with pytest.raises(InputError, match="another network"):
         Run(run.folder, norm=False, dropout=0.5)
+
+
+def test_a_full_disk_spares_the_checkpoint_before(tmp_path):
+    """A limit on the size of files stands in for the full disk."""
+    run = Run(_folder(tmp_path, "a")).train(7)
+    before = run.weights()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(OSError, match=r"step 8 cannot be written .* make room"):
+            run.checkpoints.save(8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resumed = Run(run.folder)
+    assert resumed.start == 7
+    for one, other in zip(before, resumed.weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
