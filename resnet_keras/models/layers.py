@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import sys
+from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
@@ -14,6 +17,21 @@ import tensorflow as tf
 sys.setrecursionlimit(max(sys.getrecursionlimit(), 6_000))
 
 _KERNEL_DTYPES = ("float32", "bfloat16", "float16")
+# Per thread, because MirroredStrategy traces each replica in a thread of its own.
+_holding = contextvars.ContextVar("holding", default=False)
+
+
+@contextlib.contextmanager
+def hold_statistics() -> Iterator[None]:
+    """Keep the moving averages as they are; training still normalises by the batch's statistics.
+
+    For a second pass over the same batch. Holds for FusedBatchNormalization, in this thread.
+    """
+    token = _holding.set(True)
+    try:
+        yield
+    finally:
+        _holding.reset(token)
 
 
 @keras.saving.register_keras_serializable(package="resnet_keras")
@@ -30,8 +48,17 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     """
 
     def call(self, inputs, training=None, mask=None):
-        """Return the normalised inputs: same shape, the layer's compute dtype."""
+        """Return the normalised inputs: same shape, the layer's compute dtype.
+
+        Raises ValueError under hold_statistics where the stock implementation, which would update
+        its statistics, has to serve in training.
+        """
         if not self._kernel_serves(inputs, mask):
+            if training and self.trainable and _holding.get():
+                raise ValueError(
+                    f"The statistics of {self.name} cannot be held: that takes the last axis, no "
+                    "mask, renorm or synchronized, and a dtype of float32, bfloat16 or float16."
+                )
             return super().call(inputs, training=training, mask=mask)
         training = bool(training and self.trainable)  # a frozen layer infers, as in Keras
         channels = [inputs.shape[-1]]
@@ -48,7 +75,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             exponential_avg_factor=1.0 - self.momentum,
             is_training=training,
         )
-        if training:
+        if training and not _holding.get():
             self.moving_mean.assign(mean)
             self.moving_variance.assign(variance)
         return y if x is inputs else tf.reshape(y, tf.shape(inputs))
