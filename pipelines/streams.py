@@ -42,13 +42,14 @@ class BatchStream:
         images: int,
         max_bad_fraction: float,
         log: OnBad,
+        guarded: bool = False,
     ) -> None:
         self.position = start
         self.bad_images = BadImages(images, max_bad_fraction, log)
         self._open_at = open_at
         self._images_per_batch = images_per_batch
-        self._guarded = False
-        self._iterator = iter(open_at(start, None))
+        self._guarded = guarded
+        self._iterator = iter(open_at(start, self.bad_images.add if guarded else None))
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -127,10 +128,14 @@ def test_stream(
     shard_count: int = 1,  # noqa: PT028
     view: View = single_view,  # noqa: PT028
     max_bad_fraction: float = 0.001,  # noqa: PT028
+    guarded: bool = False,  # noqa: PT028
     distribute: Distribute | None = None,  # noqa: PT028
     log: OnBad = warn,  # noqa: PT028
 ) -> BatchStream:
-    """Iterate over the batches of `test_batches`, once; guarded as `train_stream` is."""
+    """Iterate over the batches of `test_batches`, once; guarded as `train_stream` is.
+
+    guarded: from the first image on, where an error must not reach the consumer.
+    """
 
     def open_at(position: int, on_bad: OnBad | None) -> Iterable[Any]:
         data = test_batches(
@@ -153,6 +158,7 @@ def test_stream(
         images=source.sizes[split],
         max_bad_fraction=max_bad_fraction,
         log=log,
+        guarded=guarded,
     )
 
 

@@ -27,7 +27,8 @@ from resnet_keras.models.architectures import (
 from resnet_keras.serving import places
 
 MODES = ("train", "evaluate", "export", "predict", "summary", "prepare", "data_worker")
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16", "float16", "auto")
+LR_SCHEDULES = ("piecewise", "plateau", "cosine")
 
 
 def _flag(default: Any, text: str, *, choices: Sequence[str] = (), low: float | None = None) -> Any:
@@ -85,19 +86,45 @@ class Config:
     batch_size: int = _flag(256, "images a step, over all devices", low=1)
     train_steps: int = _flag(600_000, "iterations", low=1)
     learning_rate: float = _flag(0.1, "learning rate at the start", low=0)
+    lr_schedule: str = _flag(
+        "piecewise", "piecewise divides the rate by 10 at --lr_drops, plateau when the validation "
+        "error stops improving, cosine lowers it to 0 at the last step", choices=LR_SCHEDULES,
+    )  # fmt: skip
     lr_drops: tuple[int, ...] = _flag((), "iterations at which the learning rate is divided by 10")
+    plateau_patience: int = _flag(5, "evaluations without improvement that make a plateau", low=1)
+    plateau_threshold: float = _flag(
+        0.001, "share of the images by which the error must fall to improve; 0.001 is 0.1 points",
+        low=0,
+    )  # fmt: skip
+    plateau_drops: int = _flag(3, "drops at plateaus, at most", low=0)
+    warmup_steps: int = _flag(0, "iterations in which the rate rises linearly from 0", low=0)
+    warmup_until_error: float = _flag(
+        0.0, "training error below which --warmup_learning_rate gives way to --learning_rate; "
+        "0.8 for ResNet-110 (Sec. 4.2), 0 is no such warm-up", low=0,
+    )  # fmt: skip
+    warmup_learning_rate: float = _flag(0.01, "rate until --warmup_until_error is passed", low=0)
     momentum: float = _flag(0.9, "momentum, Caffe's form: v = m v + lr g", low=0)
     weight_decay: float = _flag(1e-4, "L2 coefficient added to the gradient (coupled)", low=0)
     decay: str = _flag("kernels", "variables that decay", choices=("kernels", "all"))
     precision: str = _flag(
-        "float32", "bfloat16 is mixed: variables, statistics and loss in float32",
+        "float32", "bfloat16 and float16 (with loss scaling) are mixed: variables, statistics, "
+        "classifier and loss in float32; auto is bfloat16 where the hardware has it, else float32",
         choices=PRECISIONS,
+    )  # fmt: skip
+    accumulation_steps: int = _flag(
+        1, "parts of a device's batch that go through the network one by one, their gradients "
+        "added up: a batch of 256 fits any device", low=1,
+    )  # fmt: skip
+    recompute: bool = _flag(
+        False, "keep few activations and compute the others again in the backward pass: less "
+        "memory, about a third more time; residual and plain networks",
     )  # fmt: skip
     seed: int = _flag(0, "seed of weights, order, augmentation and dropout", low=0)
     # Run
     strategy: str = _flag(
-        "auto", "devices: auto is mirrored on several GPUs, else one device",
-        choices=("auto", "one_device", "mirrored"),
+        "auto", "devices: auto is multi_worker where TF_CONFIG names several machines, mirrored "
+        "on several GPUs, else one device",
+        choices=("auto", "one_device", "mirrored", "multi_worker"),
     )  # fmt: skip
     run_dir: str = _flag("", "checkpoints, log and config; '' is runs/MODEL_DATASET")
     restart: bool = _flag(False, "start the run anew, deleting its files")
@@ -108,8 +135,19 @@ class Config:
     steps_per_call: int = _flag(10, "steps in one call of the compiled loop", low=1)
     log_every: int = _flag(100, "steps between lines of the log", low=1)
     checkpoint_every: int = _flag(5_000, "steps between checkpoints", low=1)
-    evaluate_every: int = _flag(0, "steps between evaluations; 0 is at the end only", low=0)
+    keep_checkpoints: int = _flag(3, "checkpoints that stay, beside the best one", low=1)
+    evaluate_every: int = _flag(
+        0, "steps between evaluations; 0 is at the end only, with plateau after each epoch", low=0
+    )
     evaluation_batch_size: int = _flag(0, "images a batch in evaluation; 0 is --batch_size", low=0)
+    tensorboard: bool = _flag(True, "write the log for TensorBoard, too")
+    profile_steps: tuple[int, ...] = _flag(
+        (), "first and last step that TensorFlow's profiler records, e.g. 20,25"
+    )
+    checkpoint: str = _flag(
+        "latest", "with --mode=evaluate or export: the newest checkpoint, or the one with the "
+        "lowest error on the images reported on", choices=("latest", "best"),
+    )  # fmt: skip
     # Data sets and data workers
     output_dir: str = _flag("", "with --mode=prepare: where the data set goes, a --data_dir")
     output_name: str = _flag("", "with --mode=prepare: its name, from then on a --dataset")
@@ -158,11 +196,23 @@ class Config:
 
 
 # What may differ when a run is resumed: none of these changes what a step computes.
-RESUMABLE = (
+_RESUMABLE = (
     "mode data_dir train_steps strategy run_dir restart steps_per_call log_every checkpoint_every "
-    "evaluate_every evaluation_batch_size max_bad_fraction export_dir saved_model images "
-    "output_dir output_name data_service resume port host"
+    "keep_checkpoints evaluate_every evaluation_batch_size tensorboard profile_steps checkpoint "
+    "recompute max_bad_fraction export_dir saved_model images output_dir output_name data_service "
+    "resume port host"
 ).split()
+
+
+def resumable(config: Config) -> set[str]:
+    """Return the flags that may differ when the run is resumed."""
+    free = set(_RESUMABLE)
+    if config.lr_schedule == "plateau":
+        free -= {"evaluate_every"}  # the rate follows from the evaluations
+    if config.lr_schedule == "cosine":
+        free -= {"train_steps"}
+    return free
+
 
 _SECTIONS = {
     "mode": "What to do",
@@ -231,14 +281,14 @@ def _settings_of_run(config: Config, arguments: Sequence[str]) -> dict[str, Any]
     """Return a run's config.json; flags may not contradict what its network is."""
     file = Path(config.run_dir, "config.json")
     try:
-        saved = json.loads(file.read_text())
+        saved = json.loads(file.read_text())["flags"]
     except OSError:
         raise InputError(
             f"--run_dir={config.run_dir} holds no run: name a run's directory, or train one with "
             "--mode=train."
         ) from None
-    except json.JSONDecodeError:
-        raise InputError(f"{file} is not readable JSON: name another --run_dir.") from None
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise InputError(f"{file} is no run's config: name another --run_dir.") from None
     asked = _read(arguments, saved)
     for name in ("model", "shortcut", "stride_on", "stem_pool", "classes"):
         old, new = saved[name], getattr(asked, name)
@@ -319,6 +369,7 @@ def _read(arguments: Sequence[str], defaults: dict[str, Any]) -> Config:
     given["classes"] = tuple(name.strip() for name in given["classes"])
     for name, number, example in (
         ("lr_drops", int, "whole iterations, e.g. 32000,48000"),
+        ("profile_steps", int, "the first and the last step, e.g. 20,25"),
         ("channel_mean", float, "three numbers, e.g. 0.485,0.456,0.406"),
         ("channel_std", float, "three numbers, e.g. 0.229,0.224,0.225"),
     ):
@@ -351,7 +402,26 @@ def _validate(config: Config) -> None:
         except ValueError as error:
             raise InputError(str(error)) from None
     if list(config.lr_drops) != sorted(set(config.lr_drops)) or min(config.lr_drops, default=1) < 1:
-        raise InputError(f"--lr_drops={config.lr_drops}: give rising iterations from 1 on.")
+        raise InputError(
+            f"--lr_drops={_listed(config.lr_drops)}: give rising iterations from 1 on."
+        )
+    if config.lr_drops and config.lr_schedule != "piecewise":
+        raise InputError(
+            f"--lr_drops={_listed(config.lr_drops)} has no place in --lr_schedule="
+            f"{config.lr_schedule}: leave it out, or give --lr_schedule=piecewise."
+        )
+    if config.warmup_steps and config.warmup_until_error:
+        raise InputError(
+            f"--warmup_steps={config.warmup_steps} and --warmup_until_error="
+            f"{config.warmup_until_error} are two warm-ups: give one."
+        )
+    if config.profile_steps and not (
+        len(config.profile_steps) == 2 and 0 < config.profile_steps[0] <= config.profile_steps[1]
+    ):
+        raise InputError(
+            f"--profile_steps={_listed(config.profile_steps)}: give the first and the last step, "
+            "e.g. 20,25."
+        )
     if config.momentum >= 1:
         raise InputError(f"--momentum={config.momentum} is out of range: give 0 <= momentum < 1.")
     needs = {"predict": ("saved_model", "images"), "prepare": ("output_dir", "output_name")}
@@ -389,6 +459,10 @@ def check_places(config: Config) -> None:
         places.check_writable(Path(config.export_dir), "export_dir")
     if config.mode == "train":
         places.check_writable(Path(config.run_dir), "run_dir")
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ",".join(map(str, numbers))
 
 
 def _help(name: str) -> str:

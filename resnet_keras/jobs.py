@@ -1,11 +1,9 @@
-"""What each --mode does, from a Config to an exit code."""
+"""What each --mode but train does, from a Config to an exit code."""
 
 import contextlib
-import dataclasses
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import keras
@@ -14,7 +12,7 @@ import tensorflow as tf
 import pipelines
 from pipelines import service
 from pipelines.prepare import prepare as write_prepared
-from resnet_keras.config import RESUMABLE, Config
+from resnet_keras.config import Config
 from resnet_keras.errors import InputError
 from resnet_keras.evaluation.metrics import make_evaluate
 from resnet_keras.models import build_model, complexity
@@ -22,168 +20,38 @@ from resnet_keras.reporting.tables import table
 from resnet_keras.serving import export as serving
 from resnet_keras.serving import places
 from resnet_keras.serving import predict as serving_predict
-from resnet_keras.training import loop
-from resnet_keras.training.checkpoints import Checkpoints, average_statistics
-from resnet_keras.training.logs import Log
-from resnet_keras.training.optimizers import CoupledDecaySGD
-from resnet_keras.training.runs import LOG, open_run
-from resnet_keras.training.schedules import piecewise
-from resnet_keras.training.strategy import check_batch_size, make_strategy
+from resnet_keras.training.checkpoints import Checkpoints
+from resnet_keras.training.runs import BEST
+from resnet_keras.training.strategy import Cluster, check_batch_size, make_strategy
 
-DONE, FAILED, STOPPED = 0, 1, 75
-
-
-def train(config: Config) -> int:
-    """Train a network, or resume or find it finished; then evaluate and export it."""
-    run = Path(config.run_dir)
-    source, recipe = _open_data(config)
-    strategy = _strategy(config)
-    if config.data_service:
-        service.check(config.data_service, source)
-
-    keras.utils.set_random_seed(config.seed)
-    with strategy.scope():
-        model = _build(config, source, recipe)
-        optimizer = CoupledDecaySGD(config.momentum, config.weight_decay, config.decay)
-        optimizer.build(model.trainable_variables)
-        # Only now, when all input is known to be good, may --restart delete anything.
-        settings = dataclasses.asdict(config)
-        settings["class_names"] = source.class_names
-        settings["training_images"] = source.sizes["train"]
-        open_run(run, settings, free=RESUMABLE, restart=config.restart)
-        checkpoints = Checkpoints(run, model, optimizer)
-        start, window = checkpoints.restore()
-    if start and config.data_service and config.resume == "exact":
-        raise InputError(
-            f"{run} stands at step {start:,}, and --data_service keeps neither order nor position: "
-            "resume with --resume=approximate."
-        )
-    evaluate_on = make_evaluate(model, strategy)
-
-    unreadable: list[str] = []  # filled by the input's threads, told by the loop
-    bad_images = pipelines.BadImages(
-        source.sizes["train"], config.max_bad_fraction, unreadable.append
-    )
-
-    def open_stream(step: int, guarded: bool) -> tf.data.Iterator:
-        where = {
-            "batch_size": config.batch_size,
-            "seed": config.seed,
-            "start": step * config.batch_size,
-        }
-        if config.data_service:
-            batches = service.service_batches(
-                source,
-                recipe,
-                **where,
-                service=config.data_service,
-                job=f"{run.resolve()} {time.time()}",
-                on_bad=bad_images.add,
-            )
-        else:
-            on_bad = bad_images.add if guarded else None
-            batches = pipelines.train_batches(source, recipe, **where, on_bad=on_bad)
-        return iter(strategy.experimental_distribute_dataset(batches))
-
-    def save(step: int, sums: Sequence[float]) -> None:
-        average_statistics(strategy, model)
-        checkpoints.save(step, sums)
-
-    def evaluate_at(step: int) -> dict[str, int | float]:
-        average_statistics(strategy, model)
-        found: list[str] = []
-        metrics = evaluate_on(*_evaluation_batches(config, source, recipe, strategy, found.append))
-        for name in found:
-            log.write("unreadable", step, image=name)
-        log.write(_split(source), step, **metrics)
-        return metrics
-
-    def watch(step: int) -> None:
-        while unreadable:
-            log.write("unreadable", step, image=unreadable.pop(0))
-        bad_images.check()
-
-    log = Log(run / LOG, step=start, total_steps=config.train_steps)
-    try:
-        if start < config.train_steps:
-            print(
-                f"{'Resuming' if start else 'Training'} {config.model} on {config.dataset} "
-                f"({source.sizes['train']:,} images): steps {start:,} to {config.train_steps:,} "
-                f"of {config.batch_size} images, on {_devices(strategy)}, in {run}",
-                flush=True,
-            )
-            loop.train(
-                loop.make_train_function(
-                    model, optimizer, strategy, batch_size=config.batch_size, seed=config.seed
-                ),
-                open_stream,
-                schedule=piecewise(config.learning_rate, config.lr_drops),
-                start=start,
-                steps=config.train_steps,
-                window=window,
-                steps_per_call=config.steps_per_call,
-                log_every=config.log_every,
-                checkpoint_every=config.checkpoint_every,
-                evaluate_every=config.evaluate_every,
-                save=save,
-                evaluate=evaluate_at,
-                watch=watch,
-                log=log,
-            )
-        else:
-            print(f"{run} is finished: evaluating and exporting it again.", flush=True)
-        metrics = evaluate_at(max(start, config.train_steps))
-    except loop.Stopped as stopped:
-        print(f"{stopped} The same command resumes.", file=sys.stderr)
-        return STOPPED
-    except loop.NonFiniteLoss as error:
-        print(f"resnet_keras: {error}", file=sys.stderr)
-        return FAILED
-    except tf.errors.ResourceExhaustedError:
-        print(
-            f"resnet_keras: {config.batch_size} images a step do not fit the memory: lower "
-            "--batch_size.",
-            file=sys.stderr,
-        )
-        return FAILED
-    except tf.errors.OpError as error:
-        print(
-            f"resnet_keras: The data cannot be read on ({pipelines.first_line(error)}): mend it, "
-            "and the same command resumes.",
-            file=sys.stderr,
-        )
-        return FAILED
-    finally:
-        log.close()
-    # From the checkpoint: what is exported is what the run's directory holds.
-    exported, _ = _export(config, source, recipe)
-    print(_errors(source, metrics))
-    print(_where(exported))
-    return DONE
+DONE = 0
 
 
 def evaluate(config: Config) -> int:
     """Evaluate the newest checkpoint of a run."""
-    source, recipe = _open_data(config)
-    strategy = _strategy(config)
+    source, recipe = open_data(config)
+    strategy = make_strategy(config.strategy, Cluster())  # each worker would do it all
+    check_batch_size(strategy, config.evaluation_batch_size, "evaluation_batch_size")
     with strategy.scope():
         model, step = _restore(config, source, recipe)
     found: list[str] = []
-    batches, count = _evaluation_batches(config, source, recipe, strategy, found.append)
+    batches, count = evaluation_batches(
+        config, source, recipe, strategy, Cluster(), found.append
+    )
     metrics = make_evaluate(model, strategy)(batches, count)
     for name in found:
         print(f"Left out, not readable: {name}", file=sys.stderr)
     print(f"{config.run_dir}, step {step:,}")
-    print(_errors(source, metrics))
+    print(errors(source, metrics))
     return DONE
 
 
 def export(config: Config) -> int:
     """Export the newest checkpoint of a run."""
-    source, recipe = _open_data(config)
-    exported, step = _export(config, source, recipe)
+    source, recipe = open_data(config)
+    exported, step = export_newest(config, source, recipe)
     print(f"{config.run_dir}, step {step:,}")
-    print(_where(exported))
+    print(where(exported))
     return DONE
 
 
@@ -210,7 +78,7 @@ def predict(config: Config) -> int:
 
 def prepare(config: Config) -> int:
     """Write a data set as sharded TFRecord files with its statistics; name what is unreadable."""
-    source, recipe = _open_data(config)
+    source, recipe = open_data(config)
     if not config.output_dir:
         return _add_statistics(source, recipe)
     folder, bad = write_prepared(
@@ -281,7 +149,8 @@ def summary(config: Config) -> int:
     return DONE
 
 
-def _open_data(config: Config) -> tuple[pipelines.Source, pipelines.Recipe]:
+def open_data(config: Config) -> tuple[pipelines.Source, pipelines.Recipe]:
+    """Return the data of the flags and their recipe."""
     source = pipelines.open_source(
         config.dataset,
         data_dir=config.data_dir or None,
@@ -291,20 +160,7 @@ def _open_data(config: Config) -> tuple[pipelines.Source, pipelines.Recipe]:
     return source, config.make_recipe()
 
 
-def _strategy(config: Config) -> tf.distribute.Strategy:
-    strategy = make_strategy(config.strategy)
-    check_batch_size(strategy, config.batch_size, "batch_size")
-    check_batch_size(strategy, config.evaluation_batch_size, "evaluation_batch_size")
-    return strategy
-
-
-def _devices(strategy: tf.distribute.Strategy) -> str:
-    kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
-    count = strategy.num_replicas_in_sync
-    return f"{count} {kind}s" if count > 1 else f"the {kind}"
-
-
-def _build(config: Config, source: pipelines.Source, recipe: pipelines.Recipe) -> keras.Model:
+def build(config: Config, source: pipelines.Source, recipe: pipelines.Recipe) -> keras.Model:
     """Build the network for logits: the loss needs them, softmax is the reader's."""
     try:
         return build_model(
@@ -313,7 +169,7 @@ def _build(config: Config, source: pipelines.Source, recipe: pipelines.Recipe) -
             input_shape=(recipe.image_size, recipe.image_size, 3),
             classifier_activation=None,
             initializer=config.init or None,
-            dtype="mixed_bfloat16" if config.precision == "bfloat16" else "float32",
+            dtype=config.precision if config.precision == "float32" else f"mixed_{config.precision}",
             **config.architecture_arguments(),
         )
     except ValueError as error:
@@ -323,45 +179,60 @@ def _build(config: Config, source: pipelines.Source, recipe: pipelines.Recipe) -
 def _restore(
     config: Config, source: pipelines.Source, recipe: pipelines.Recipe
 ) -> tuple[keras.Model, int]:
-    """Build the network of a run and read its newest checkpoint; return both with the step."""
-    model = _build(config, source, recipe)
-    step, _ = Checkpoints(Path(config.run_dir), model).restore()
+    """Build the network of a run and read one of its checkpoints; return both with the step."""
+    model = build(config, source, recipe)
+    folder = Path(config.run_dir, BEST if config.checkpoint == "best" else "")
+    step, _ = Checkpoints(folder, model).restore()
     if not step:
         raise InputError(
-            f"--run_dir={config.run_dir} holds no checkpoint: name the directory of a run, or "
-            "train one with --mode=train."
+            f"{folder} holds no checkpoint: name the --run_dir of a run, or train one with "
+            "--mode=train."
         )
     return model, step
 
 
-def _split(source: pipelines.Source) -> str:
+def reported_split(source: pipelines.Source) -> str:
     """Return the split reported on: held-out images, where some are, spare the test set."""
     return "validation" if "validation" in source.sizes else "test"
 
 
-def _evaluation_batches(
+def evaluation_batches(
     config: Config,
     source: pipelines.Source,
     recipe: pipelines.Recipe,
     strategy: tf.distribute.Strategy,
+    cluster: Cluster,
     on_bad: Callable[[str], None],
 ) -> tuple[Iterable, int]:
     """Return the batches of the split reported on, for ``strategy``, and their number."""
-    split, size = _split(source), config.evaluation_batch_size
+    split, workers = reported_split(source), len(cluster.workers)
+    size = config.evaluation_batch_size // workers
+    local = size * workers // strategy.num_replicas_in_sync
+
+    def distribute(batches: tf.data.Dataset) -> Iterable:
+        return strategy.distribute_datasets_from_function(
+            lambda context: batches if local == size else batches.rebatch(local)
+        )
+
     stream = pipelines.test_stream(
         source,
         recipe,
         split=split,
         batch_size=size,
+        shard_index=cluster.worker,
+        shard_count=workers,
         max_bad_fraction=config.max_bad_fraction,
-        distribute=strategy.experimental_distribute_dataset,
+        guarded=workers > 1,  # an error on one worker would end the step of all
+        distribute=distribute,
         log=on_bad,
     )
-    return stream, -(-source.sizes[split] // size)
+    return stream, -(-(-(-source.sizes[split] // workers)) // size)
 
 
-def _export(config: Config, source: pipelines.Source, recipe: pipelines.Recipe) -> tuple[Path, int]:
-    """Export the newest checkpoint of a run; return the version's folder and the step."""
+def export_newest(
+    config: Config, source: pipelines.Source, recipe: pipelines.Recipe
+) -> tuple[Path, int]:
+    """Export a checkpoint of a run; return the version's folder and the step."""
     model, step = _restore(config, source, recipe)
     exported = serving.export(
         model,
@@ -373,9 +244,10 @@ def _export(config: Config, source: pipelines.Source, recipe: pipelines.Recipe) 
     return exported, step
 
 
-def _errors(source: pipelines.Source, metrics: dict[str, int | float]) -> str:
+def errors(source: pipelines.Source, metrics: dict[str, int | float]) -> str:
+    """Return the lines about an evaluation that a job ends with."""
     lines = [
-        f"{_split(source).capitalize()} error  {100 * metrics['top1_error']:.2f} %  "
+        f"{reported_split(source).capitalize()} error  {100 * metrics['top1_error']:.2f} %  "
         f"({metrics['wrong']:,} of {metrics['images']:,} images wrong)"
     ]
     if "top5_error" in metrics:
@@ -383,7 +255,8 @@ def _errors(source: pipelines.Source, metrics: dict[str, int | float]) -> str:
     return "\n".join(lines)
 
 
-def _where(exported: Path) -> str:
+def where(exported: Path) -> str:
+    """Return the lines about an export that a job ends with."""
     return (
         f"Exported    {exported}\n"
         f"Look at it  saved_model_cli show --all --dir {exported}\n"

@@ -33,10 +33,10 @@ def main(arguments: Sequence[str]) -> int:
         # On CPUs without AVX-512, TensorFlow leaves its faster convolutions off unless asked.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
         with _quiet():
-            from resnet_keras import jobs
+            from resnet_keras import jobs, train_job
 
         return {
-            "train": jobs.train,
+            "train": train_job.train,
             "evaluate": jobs.evaluate,
             "export": jobs.export,
             "predict": jobs.predict,

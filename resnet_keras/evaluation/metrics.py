@@ -16,7 +16,8 @@ def make_evaluate(model: keras.Model, strategy: tf.distribute.Strategy) -> Calla
     """Return a function from evaluation batches to metrics.
 
     The function takes the padded ``{"image", "label", "weight"}`` batches that ``strategy``
-    distributes, and how many they are (for the progress bar), and returns a dict: ``images``
+    distributes, how many they are (for the progress bar), and what to call at every
+    batch (it may raise, to end early); it returns a dict: ``images``
     (count), ``loss`` (mean cross-entropy), ``top1_error`` and, above five classes,
     ``top5_error`` (in 0..1), and ``wrong`` (the count behind top1_error). It is traced once,
     however often called.
@@ -45,7 +46,9 @@ def make_evaluate(model: keras.Model, strategy: tf.distribute.Strategy) -> Calla
             tf.distribute.ReduceOp.SUM, strategy.run(step, args=(batch,)), axis=None
         )
 
-    def evaluate(batches: Iterable, count: int) -> dict[str, int | float]:
+    def evaluate(
+        batches: Iterable, count: int, watch: Callable[[], None] = lambda: None
+    ) -> dict[str, int | float]:
         totals = [0.0] * 4
         shown = tqdm.tqdm(
             batches,
@@ -56,6 +59,7 @@ def make_evaluate(model: keras.Model, strategy: tf.distribute.Strategy) -> Calla
             disable=not sys.stderr.isatty(),
         )
         for batch in shown:
+            watch()
             totals = [
                 total + float(new)
                 for total, new in zip(totals, distributed_step(batch).numpy(), strict=True)

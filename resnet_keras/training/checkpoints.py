@@ -1,6 +1,6 @@
 """Save and restore all that a step depends on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from pipelines import first_line
 from resnet_keras.errors import InputError
+from resnet_keras.training.schedules import State
 
 
 class Checkpoints:
@@ -19,7 +20,9 @@ class Checkpoints:
     Args:
         directory: the run's; files are ``ckpt-STEP``.
         model: the network.
-        optimizer: built; left out to read the weights only.
+        others: further variables by group and name, e.g. the optimizer's; left out to read the
+            weights only.
+        state: numbers by name, as they are in a new run.
         keep: how many checkpoints stay.
     """
 
@@ -27,50 +30,61 @@ class Checkpoints:
         self,
         directory: Path,
         model: keras.Model,
-        optimizer: keras.optimizers.Optimizer | None = None,
+        others: Mapping[str, Mapping[str, tf.Variable]] | None = None,
+        state: State | None = None,
         keep: int = 3,
     ) -> None:
         self._step = tf.Variable(0, dtype=tf.int64)
-        self._window = tf.Variable(tf.zeros(3, tf.float64))
-        tracked = {"step": self._step, "window": self._window, "model": _by_path(model.variables)}
-        if optimizer:
-            tracked["optimizer"] = _by_path(optimizer.variables)
+        self._initial = dict(state or {})
+        self._state = {
+            name: tf.Variable(value, dtype=tf.float64) for name, value in self._initial.items()
+        }
+        self._weights_only = others is None
+        tracked = {"step": self._step, "model": _by_path(model.variables)}
+        if others is not None:
+            tracked |= {"state": self._state, **others}
         self._checkpoint = tf.train.Checkpoint(**tracked)
-        self._weights_only = optimizer is None
         self._manager = tf.train.CheckpointManager(
             self._checkpoint, str(directory), max_to_keep=keep, checkpoint_name="ckpt"
         )
 
-    def save(self, step: int, window: Sequence[float] = (0, 0, 0)) -> None:
+    @property
+    def latest_step(self) -> int:
+        """The step of the newest checkpoint, 0 without one."""
+        latest = self._manager.latest_checkpoint
+        return int(latest.rpartition("-")[2]) if latest else 0
+
+    def save(self, step: int, state: State | None = None) -> None:
         """Write ``ckpt-STEP``; the state file that names it is written last.
 
         Args:
             step: steps made.
-            window: the loop's sums since the last line of the log.
+            state: numbers by name, the same names as at the start.
 
         Raises:
             OSError: where the disk is full or gone; the checkpoints before stay as they are.
         """
         self._step.assign(step)
-        self._window.assign(window)
+        for name, value in (state or {}).items():
+            self._state[name].assign(value)
         try:
             self._manager.save(checkpoint_number=step)
-        except tf.errors.OpError as error:
+        except (tf.errors.OpError, OSError) as error:
             raise OSError(
                 f"The checkpoint of step {step:,} cannot be written "
                 f"({first_line(error)}): make room, and the same command resumes "
                 "from the one before."
             ) from None
 
-    def restore(self) -> tuple[int, list[float]]:
-        """Read the newest checkpoint; return its step and window, (0, zeros) without one.
+    def restore(self) -> tuple[int, State]:
+        """Read the newest checkpoint; return its step and state, those of a new run without one.
 
         Raises:
             InputError: where it is damaged or does not fit the network.
         """
         latest = self._manager.latest_checkpoint
         if latest is None:
-            return 0, [0.0] * 3
+            return 0, dict(self._initial)
         try:
             status = self._checkpoint.restore(latest)
             if self._weights_only:  # the optimizer's variables stay unread
@@ -82,29 +96,11 @@ class Checkpoints:
                 f"{latest} is damaged or of another network ({first_line(error)}): "
                 "give the run's own settings, or --restart."
             ) from None
-        return int(self._step.numpy()), self._window.numpy().tolist()
+        state = {name: float(variable.numpy()) for name, variable in self._state.items()}
+        return int(self._step.numpy()), state
 
 
 def _by_path(variables: Sequence[keras.Variable]) -> dict[str, tf.Variable]:
     # Dropout's seeds are set at every step, and their names differ from build to build.
     kept = [variable for variable in variables if variable.name != "seed_generator_state"]
     return {variable.path: variable.value for variable in kept}
-
-
-def average_statistics(strategy: tf.distribute.Strategy, model: keras.Model) -> None:
-    """Set every replica's moving statistics to their mean over replicas.
-
-    Replicas keep statistics of their own; without this, a checkpoint or an answer would depend
-    on which replica it came from.
-    """
-    if strategy.num_replicas_in_sync == 1:
-        return
-    for variable in _statistics(model):
-        values = strategy.experimental_local_results(variable.value)
-        variable.value.assign(tf.reduce_mean(tf.stack([tf.identity(v) for v in values]), axis=0))
-
-
-def _statistics(model: keras.Model) -> Iterator[keras.Variable]:
-    for variable in model.non_trainable_variables:
-        if variable.name in ("moving_mean", "moving_variance"):
-            yield variable

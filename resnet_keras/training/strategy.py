@@ -1,20 +1,80 @@
-"""Which devices train."""
+"""Which devices train, and in which precision."""
 
+import json
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
 import tensorflow as tf
 
 from resnet_keras.errors import InputError
 
 
-def make_strategy(name: str) -> tf.distribute.Strategy:
-    """Return the tf.distribute strategy of a ``--strategy`` name.
+class Cluster(NamedTuple):
+    """This process's place among the workers; worker 0 is the chief, who alone writes files."""
 
-    ``auto`` is ``mirrored`` where there are several GPUs, else ``one_device``. ``mirrored`` takes
-    all GPUs or, without any, all logical CPU devices. Batch-norm statistics are each replica's
-    own, as in the paper's 8 GPUs of 32 images.
+    worker: int = 0
+    workers: tuple[str, ...] = ("localhost",)
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this worker writes log, checkpoints and exports."""
+        return self.worker == 0
+
+
+def read_cluster(tf_config: str | None) -> Cluster:
+    """Return the cluster that the environment variable TF_CONFIG describes; one worker without it.
 
     Raises:
-        InputError: for an unknown name.
+        InputError: where it is no ``{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type":
+            "worker", "index": N}}``; other kinds of task have no place here.
     """
+    if not tf_config:
+        return Cluster()
+    form = (
+        'give {"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": N}}.'
+    )
+    try:
+        read = json.loads(tf_config)
+        tasks = {name: list(addresses) for name, addresses in read["cluster"].items()}
+        kind, index = read["task"]["type"], int(read["task"]["index"])
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise InputError(f"TF_CONFIG={tf_config[:200]} cannot be read: {form}") from None
+    if set(tasks) != {"worker"} or kind != "worker" or not 0 <= index < len(tasks["worker"]):
+        raise InputError(f"TF_CONFIG={tf_config[:200]} is no cluster of equal workers: {form}")
+    return Cluster(index, tuple(tasks["worker"]))
+
+
+def make_strategy(name: str, cluster: Cluster | None = None) -> tf.distribute.Strategy:
+    """Return the tf.distribute strategy of a ``--strategy`` name.
+
+    ``auto`` is ``multi_worker`` in a cluster of several workers, ``mirrored`` where there are
+    several GPUs, else ``one_device``. ``mirrored`` takes all GPUs or, without any, all logical
+    CPU devices. Batch-norm statistics are each replica's own, as in the paper's 8 GPUs of 32
+    images. A cluster's strategy must be made before TensorFlow runs any operation.
+
+    Raises:
+        InputError: for an unknown name, or one that does not fit the cluster.
+    """
+    cluster = cluster or read_cluster(os.environ.get("TF_CONFIG"))
+    workers = len(cluster.workers)
+    if name == "auto" and workers > 1:
+        name = "multi_worker"
+    if name == "multi_worker":
+        if workers < 2:
+            raise InputError(
+                "--strategy=multi_worker needs the addresses of at least two workers in the "
+                "environment variable TF_CONFIG: set it on each, or leave the flag out."
+            )
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if workers > 1:
+        raise InputError(
+            f"--strategy={name} trains on one machine, but TF_CONFIG names {workers} workers: "
+            "unset it, or give --strategy=multi_worker."
+        )
     gpus = tf.config.list_logical_devices("GPU")
     devices = gpus or tf.config.list_logical_devices("CPU")
     if name == "auto":
@@ -23,19 +83,82 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
         return tf.distribute.OneDeviceStrategy(devices[0].name)
     if name == "mirrored":
         return tf.distribute.MirroredStrategy([device.name for device in devices])
-    raise InputError(f"--strategy={name} is not one of: auto, one_device, mirrored.")
+    raise InputError(
+        f"--strategy={name} is not one of: auto, one_device, mirrored, multi_worker."
+    )
 
 
-def check_batch_size(strategy: tf.distribute.Strategy, batch_size: int, flag: str) -> None:
-    """Refuse a global batch that does not divide among the replicas (sizes in images).
+def check_batch_size(
+    strategy: tf.distribute.Strategy, batch_size: int, flag: str, parts: int = 1
+) -> None:
+    """Refuse a global batch that does not divide among replicas and their parts (in images).
 
     Raises:
         InputError: naming the next sizes that divide.
     """
     replicas = strategy.num_replicas_in_sync
-    if batch_size % replicas:
-        below = batch_size - batch_size % replicas
-        sizes = " or ".join(str(size) for size in (below, below + replicas) if size)
-        raise InputError(
-            f"--{flag}={batch_size} does not divide among {replicas} devices: give {sizes}."
+    unit = replicas * parts
+    if batch_size % unit:
+        below = batch_size - batch_size % unit
+        sizes = " or ".join(str(size) for size in (below, below + unit) if size)
+        among = f"{replicas} devices" + (f" with {parts} parts each" if parts > 1 else "")
+        raise InputError(f"--{flag}={batch_size} does not divide among {among}: give {sizes}.")
+
+
+def every_workers(strategy: tf.distribute.Strategy, value: float) -> list[float]:
+    """Return the value that each replica's worker gave; a barrier, too: all must call it."""
+
+    @tf.function
+    def gathered(own: tf.Tensor) -> tf.Tensor:
+        return strategy.gather(strategy.run(lambda: tf.identity(own)), axis=0)
+
+    return gathered(tf.constant([value], tf.float64)).numpy().tolist()
+
+
+def choose_precision(name: str) -> str:
+    """Return the precision of a ``--precision`` name; ``auto`` is bfloat16 where it is fast.
+
+    That is on GPUs of compute capability 8 or more and on CPUs with bfloat16 instructions;
+    elsewhere bfloat16 is emulated, many times slower than float32.
+    """
+    if name != "auto":
+        return name
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        details = (tf.config.experimental.get_device_details(gpu) for gpu in gpus)
+        fast = all(found.get("compute_capability", (0, 0)) >= (8, 0) for found in details)
+    else:
+        fast = bool({"avx512_bf16", "amx_bf16", "bf16"} & _cpu_features())
+    return "bfloat16" if fast else "float32"
+
+
+def _cpu_features() -> set[str]:
+    """Return the instruction sets that Linux names; elsewhere none are known."""
+    if platform.system() != "Linux":
+        return set()
+    return set(Path("/proc/cpuinfo").read_text().split())
+
+
+def average_statistics(strategy: tf.distribute.Strategy, model: keras.Model) -> Callable[[], Any]:
+    """Return a function that sets every replica's moving statistics to their mean over replicas.
+
+    Replicas keep statistics of their own; without this, a checkpoint or an answer would depend
+    on which replica it came from. All workers must call it together.
+    """
+    statistics = [
+        variable.value
+        for variable in model.non_trainable_variables
+        if variable.name in ("moving_mean", "moving_variance")
+    ]
+    if strategy.num_replicas_in_sync == 1 or not statistics:
+        return lambda: None
+
+    def replica() -> None:
+        context = tf.distribute.get_replica_context()
+        means = context.all_reduce(
+            tf.distribute.ReduceOp.MEAN, [tf.identity(value) for value in statistics]
         )
+        for value, mean in zip(statistics, means, strict=True):
+            tf.raw_ops.AssignVariableOp(resource=value.handle, value=mean)
+
+    return tf.function(lambda: strategy.run(replica))

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from conftest import mirrored
 
-from resnet_keras.training.optimizers import CoupledDecaySGD
+from resnet_keras.training.optimizers import MomentumSGD
 
 
 def _model() -> keras.Model:
@@ -25,7 +25,7 @@ def _expected(start, gradient, decays, rates, momentum, decay):
 @pytest.mark.parametrize(("decayed", "others"), [("kernels", 0), ("all", 1)])
 def test_updates_follow_caffe_with_the_decay_in_the_gradient(decayed, others):
     model = _model()
-    optimizer = CoupledDecaySGD(0.9, 0.1, decayed)
+    optimizer = MomentumSGD(0.9, 0.1, decayed)
     optimizer.build(model.trainable_variables)
     random = np.random.default_rng(0)
     for variable in model.trainable_variables:
@@ -34,8 +34,7 @@ def test_updates_follow_caffe_with_the_decay_in_the_gradient(decayed, others):
     gradients = [random.normal(size=v.shape).astype("float32") for v in model.trainable_variables]
     rates = [0.1, 0.1, 0.01]  # a drop, where the two common forms of momentum differ
     for rate in rates:
-        optimizer.learning_rate.assign(rate)
-        optimizer.apply([tf.constant(g) for g in gradients], model.trainable_variables)
+        optimizer.apply([tf.constant(g) for g in gradients], tf.constant(rate))
     for variable, start, gradient in zip(model.trainable_variables, starts, gradients, strict=True):
         decays = 1 if variable.path == "fc/kernel" else others
         expected = _expected(start, gradient, decays, rates, 0.9, 0.1)
@@ -48,17 +47,16 @@ def test_decay_counts_once_whatever_the_number_of_replicas(cpus):
         strategy = mirrored(cpus[:count])
         with strategy.scope():
             model = _model()
-            optimizer = CoupledDecaySGD(0.0, 0.5, "kernels")
+            optimizer = MomentumSGD(0.0, 0.5, "kernels")
             optimizer.build(model.trainable_variables)
             for variable in model.trainable_variables:
                 variable.assign(tf.ones(variable.shape))
-            optimizer.learning_rate.assign(1.0)
 
         @tf.function
         def step(strategy=strategy, model=model, optimizer=optimizer):
             def replica():
                 zeros = [tf.zeros(v.shape) for v in model.trainable_variables]
-                optimizer.apply(zeros, model.trainable_variables)
+                optimizer.apply(zeros, tf.constant(1.0))
 
             strategy.run(replica)
 

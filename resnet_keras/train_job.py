@@ -1,0 +1,331 @@
+"""What --mode=train does, from a Config to an exit code."""
+
+import dataclasses
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+import pipelines
+from pipelines import service
+from resnet_keras import jobs
+from resnet_keras.config import Config, resumable
+from resnet_keras.errors import InputError
+from resnet_keras.evaluation.metrics import make_evaluate
+from resnet_keras.training import loop, schedules
+from resnet_keras.training.checkpoints import Checkpoints
+from resnet_keras.training.logs import Log
+from resnet_keras.training.optimizers import LossScale, MomentumSGD, all_finite
+from resnet_keras.training.recompute import recomputed
+from resnet_keras.training.runs import BEST, PROFILE, open_run
+from resnet_keras.training.signals import Stopped, StopRequest
+from resnet_keras.training.strategy import (
+    Cluster,
+    average_statistics,
+    check_batch_size,
+    choose_precision,
+    every_workers,
+    make_strategy,
+    read_cluster,
+)
+from resnet_keras.training.tensorboard import write_first_batch
+
+DONE, FAILED, STOPPED = 0, 1, 75
+# The job's part of the state that a checkpoint keeps.
+INITIAL = {**loop.INITIAL, **schedules.INITIAL, "lowest_error": math.inf}
+
+
+def train(config: Config) -> int:
+    """Train a network, or resume or find it finished; then evaluate and export it."""
+    cluster = read_cluster(os.environ.get("TF_CONFIG"))
+    if len(cluster.workers) > 1:
+        print(
+            f"Worker {cluster.worker} of {len(cluster.workers)}: waiting for the others "
+            f"({', '.join(cluster.workers)})",
+            flush=True,
+        )
+    try:
+        strategy = make_strategy(config.strategy, cluster)
+        return _train(config, cluster, strategy)
+    except Stopped as stopped:
+        print(f"{stopped} The same command resumes.", file=sys.stderr)
+        return STOPPED
+    except loop.NonFiniteLoss as error:
+        print(f"resnet_keras: {error}", file=sys.stderr)
+        return FAILED
+    except tf.errors.ResourceExhaustedError:
+        print(
+            f"resnet_keras: {config.batch_size} images a step do not fit the memory: raise "
+            "--accumulation_steps, give --recompute, or lower --batch_size.",
+            file=sys.stderr,
+        )
+        return FAILED
+    except tf.errors.OpError as error:
+        if len(cluster.workers) > 1:
+            print(
+                f"resnet_keras: Another worker is gone ({pipelines.first_line(error)}): the same "
+                "command on all of them resumes.",
+                file=sys.stderr,
+            )
+            return STOPPED
+        print(
+            f"resnet_keras: The data cannot be read on ({pipelines.first_line(error)}): mend it, "
+            "and the same command resumes.",
+            file=sys.stderr,
+        )
+        return FAILED
+
+
+def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -> int:
+    run, alone = Path(config.run_dir), len(cluster.workers) == 1
+    replicas = strategy.num_replicas_in_sync
+    check_batch_size(strategy, config.batch_size, "batch_size", config.accumulation_steps)
+    check_batch_size(strategy, config.evaluation_batch_size, "evaluation_batch_size")
+    asked = config.precision
+    config = dataclasses.replace(config, precision=choose_precision(asked))
+    source, recipe = jobs.open_data(config)
+    if config.data_service:
+        service.check(config.data_service, source)
+    images = source.sizes["train"]
+    if config.lr_schedule == "plateau" and not config.evaluate_every:
+        config = dataclasses.replace(config, evaluate_every=-(-images // config.batch_size))
+
+    keras.utils.set_random_seed(config.seed)
+    with strategy.scope():
+        model = jobs.build(config, source, recipe)
+        optimizer = MomentumSGD(config.momentum, config.weight_decay, config.decay)
+        optimizer.build(model.trainable_variables)
+        loss_scale = LossScale() if config.precision == "float16" else None
+    others = {"optimizer": optimizer.state}
+    if loss_scale:
+        others["loss_scale"] = loss_scale.state
+    forward = _recomputed(model, config) if config.recompute else None
+    # Only now, when all input is known to be good, may --restart delete anything.
+    free = resumable(config) | ({"replicas"} if config.resume == "approximate" else set())
+    if cluster.is_chief:
+        data = {
+            "class_names": source.class_names, "training_images": images, "replicas": replicas,
+        }  # fmt: skip
+        open_run(run, dataclasses.asdict(config), data, free=free, restart=config.restart)
+    started = every_workers(strategy, time.time() if cluster.is_chief else 0.0)[0]
+    checkpoints = Checkpoints(run, model, others, INITIAL, config.keep_checkpoints)
+    best = Checkpoints(run / BEST, model, {}, {}, keep=1)
+    start, state = checkpoints.restore()
+    if any(step != start for step in every_workers(strategy, start)):
+        raise InputError(
+            f"The workers see different checkpoints in --run_dir={run}: it must lie on a file "
+            "system that all of them share."
+        )
+    if start and config.data_service and config.resume == "exact":
+        raise InputError(
+            f"{run} stands at step {start:,}, and --data_service keeps neither order nor position: "
+            "resume with --resume=approximate."
+        )
+    average = average_statistics(strategy, model)
+    evaluate_on = make_evaluate(model, strategy)
+
+    unreadable: list[str] = []  # filled by the input's threads, told by the loop
+    bad_images = pipelines.BadImages(images, config.max_bad_fraction, unreadable.append)
+
+    def open_stream(step: int, guarded: bool) -> tf.data.Iterator:
+        def share(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            where = {
+                "batch_size": config.batch_size // replicas,
+                "seed": config.seed,
+                "start": step * config.batch_size,
+            }
+            if config.data_service:
+                batches = service.service_batches(
+                    source, recipe, **where, service=config.data_service,
+                    job=f"{run.resolve()} {started}", on_bad=bad_images.add,
+                )  # fmt: skip
+            else:
+                batches = pipelines.train_batches(
+                    source, recipe, **where,
+                    shard_index=context.input_pipeline_id,
+                    shard_count=context.num_input_pipelines,
+                    # An error on one worker would end the step of all.
+                    on_bad=bad_images.add if guarded or not alone else None,
+                )  # fmt: skip
+            # Without being told that it is endless, the workers would ask each other at every
+            # batch whether one of them has run out.
+            endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+            return batches.apply(endless)
+
+        return iter(strategy.distribute_datasets_from_function(share))
+
+    def save(step: int, state: schedules.State) -> None:
+        average()
+        if cluster.is_chief:
+            checkpoints.save(step, state)
+
+    def evaluate(step: int, request: StopRequest) -> dict[str, float]:
+        def watch() -> None:
+            # Among several workers, they stop together at the next step.
+            if request.signal and alone:
+                raise Stopped(f"Stopped {request.told} while evaluating step {step:,}.")
+
+        average()
+        found: list[str] = []
+        batches, count = jobs.evaluation_batches(
+            config, source, recipe, strategy, cluster, found.append
+        )
+        began = time.perf_counter()
+        metrics = evaluate_on(batches, count, watch)
+        for name in found:
+            log.write("unreadable", step, image=name)
+        log.write(
+            jobs.reported_split(source), step, **metrics, seconds=time.perf_counter() - began
+        )
+        return metrics
+
+    def observe_evaluation(
+        state: schedules.State, step: int, metrics: dict[str, float]
+    ) -> schedules.State:
+        error = metrics["top1_error"]
+        if error < state["lowest_error"]:
+            state = state | {"lowest_error": error}
+            # A run that is resumed before an evaluation comes by here twice.
+            if cluster.is_chief and best.latest_step != step:
+                best.save(step)
+        if config.lr_schedule != "plateau":
+            return state
+        after = schedules.observe_evaluation(
+            state, error, patience=config.plateau_patience, threshold=config.plateau_threshold,
+            max_drops=config.plateau_drops,
+        )  # fmt: skip
+        if after["drops"] > state["drops"]:
+            log.write("plateau", step, learning_rate=schedule(step, after), drops=after["drops"])
+        return after
+
+    def observe_training(
+        state: schedules.State, step: int, wrong: float, seen: float
+    ) -> schedules.State:
+        after = schedules.observe_training(
+            state, step, wrong, seen, until_error=config.warmup_until_error
+        )
+        if after["warm"]:
+            log.write("warm", step, learning_rate=schedule(step, after))
+        return after
+
+    def watch(step: int) -> None:
+        while unreadable:
+            log.write("unreadable", step, image=unreadable.pop(0))
+        bad_images.check()
+
+    def profile(step: int) -> None:
+        if not config.profile_steps or not cluster.is_chief:
+            return
+        if step == config.profile_steps[0] - 1:
+            tf.profiler.experimental.start(str(run / PROFILE))
+        elif step == config.profile_steps[1]:
+            tf.profiler.experimental.stop()
+
+    schedule = _schedule(config)
+    todo = start < config.train_steps
+    if cluster.is_chief:
+        if not start and config.tensorboard and not config.data_service:
+            _picture_first_batch(config, source, recipe, run)
+        doing = "Resuming" if start else "Training"
+        precision = f" in {config.precision} (--precision=auto)" if asked == "auto" else ""
+        print(
+            f"{doing} {config.model} on {config.dataset} ({images:,} images): steps {start:,} to "
+            f"{config.train_steps:,} of {config.batch_size} images, on {_devices(strategy)}"
+            f"{precision}, in {run}"
+            if todo
+            else f"{run} is finished: evaluating and exporting it again.",
+            flush=True,
+        )
+    log = Log(
+        run if cluster.is_chief else None,
+        records=int(state["records"]),
+        step=start,
+        total_steps=config.train_steps,
+        images_per_step=config.batch_size,
+        tensorboard=config.tensorboard,
+    )
+    try:
+        metrics = loop.train(
+            loop.make_train_function(
+                model, optimizer, strategy, batch_size=config.batch_size, seed=config.seed,
+                steps_per_call=config.steps_per_call,
+                accumulation_steps=config.accumulation_steps, loss_scale=loss_scale,
+                forward=forward,
+            ),
+            open_stream,
+            schedule=schedule,
+            state=state,
+            start=start,
+            steps=config.train_steps,
+            steps_per_call=config.steps_per_call,
+            log_every=config.log_every,
+            checkpoint_every=config.checkpoint_every,
+            evaluate_every=config.evaluate_every,
+            save=save,
+            finite=tf.function(
+                lambda: all_finite([v.value for v in model.trainable_variables])
+            ),
+            restore=checkpoints.restore,
+            evaluate=evaluate,
+            observe_training=observe_training if config.warmup_until_error else None,
+            observe_evaluation=observe_evaluation,
+            watch=watch,
+            log=log,
+            pauses=[step - (not i) for i, step in enumerate(config.profile_steps)],
+            at_pause=profile,
+        )  # fmt: skip
+    finally:
+        log.close()
+    if cluster.is_chief:
+        # From the checkpoint: what is exported is what the run's directory holds.
+        exported, _ = jobs.export_newest(config, source, recipe)
+        print(jobs.errors(source, metrics))
+        print(jobs.where(exported))
+    every_workers(strategy, 0.0)  # none leaves before the chief is done
+    return DONE
+
+
+def _schedule(config: Config) -> schedules.Schedule:
+    rate = config.learning_rate
+    schedule = {
+        "piecewise": lambda: schedules.piecewise(rate, config.lr_drops),
+        "plateau": lambda: schedules.plateau(rate),
+        "cosine": lambda: schedules.cosine(rate, config.train_steps, config.warmup_steps),
+    }[config.lr_schedule]()
+    if config.warmup_steps:
+        return schedules.linear_warmup(schedule, config.warmup_steps)
+    if config.warmup_until_error:
+        return schedules.warmup_until_learning(schedule, config.warmup_learning_rate)
+    return schedule
+
+
+def _recomputed(model: keras.Model, config: Config):
+    try:
+        return recomputed(model)
+    except ValueError as error:
+        raise InputError(f"--recompute: {error}") from None
+
+
+def _picture_first_batch(
+    config: Config, source: pipelines.Source, recipe: pipelines.Recipe, run: Path
+) -> None:
+    """Write the first augmented images as pixels, mean and deviation put back."""
+    batches = pipelines.train_batches(
+        source, recipe, batch_size=min(config.batch_size, 16), seed=config.seed
+    )
+    try:
+        images = next(iter(batches))["image"]
+    except tf.errors.OpError:
+        return  # an unreadable image: the training stream will name it
+    mean, std = pipelines.mean_and_std(recipe, source.statistics)
+    write_first_batch(run, images.numpy() * std + mean)
+
+
+def _devices(strategy: tf.distribute.Strategy) -> str:
+    kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+    count = strategy.num_replicas_in_sync
+    return f"{count} {kind}s" if count > 1 else f"the {kind}"
