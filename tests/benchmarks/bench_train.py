@@ -1,0 +1,82 @@
+"""Measure training beside its peers, and what the loop costs beyond its steps.
+
+    python tests/benchmarks/bench_train.py [--only=resnet50,cifar20] [--turns=5] [--steps=N]
+
+Needs the extra `bench` (PyTorch) and ../shared/data with tfds/cifar10 and imagenette_mini. The
+contenders of a section take strictly alternating turns, each in a process of its own that sleeps
+meanwhile; all have the same threads and environment. Figures are medians over the turns, ratios
+those of medians, beside the lowest and highest ratio of a single turn.
+Every section replaces its part of tests/benchmarks/results/bench_train.json.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+import train_speed  # noqa: E402
+from turns import environment, write  # noqa: E402
+
+
+class Default(NamedTuple):
+    """What a section measures in a turn."""
+
+    steps: int
+    batch_size: int
+
+
+# Without bfloat16 instructions it is emulated, 20 times slower than float32.
+FAST_BFLOAT16 = environment()["hardware_bfloat16"]
+SECTIONS = {
+    train_speed.resnet50: Default(2, 32),
+    train_speed.resnet50_bfloat16: Default(2, 32) if FAST_BFLOAT16 else Default(1, 8),
+    train_speed.cifar20: Default(60, 128),
+    train_speed.cifar20_bfloat16: Default(60, 128) if FAST_BFLOAT16 else Default(2, 128),
+}
+
+
+def show(name: str, section: dict[str, Any]) -> None:
+    """Print a section's medians and its ratios beside their targets."""
+    print(f"\n{name}: {section['settings']}")
+    for contender, median in section["medians"].items():
+        print(f"  {contender:40} {median:10,.4g}")
+    for pair, found in section["ratios"].items():
+        bound = f"<= {found['at_most']}" if "at_most" in found else f">= {found['at_least']}"
+        spread = f"{found['low']:.3g}-{found['high']:.3g}"
+        reached = "yes" if found["reached"] else "NO"
+        print(f"  {pair:40} {found['ratio']:10.4g}  {spread:14} {bound:9} {reached}", flush=True)
+
+
+def main() -> None:
+    """Measure the sections, print them, write them."""
+    sections = {section.__name__: section for section in SECTIONS}
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default=",".join(sections), help="sections, comma-separated")
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--steps", type=int, help="a turn; None is the section's own")
+    parser.add_argument("--batch_size", type=int, help="None is the section's own")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "bench_train.json")
+    arguments = parser.parse_args()
+    chosen = arguments.only.split(",")
+    if unknown := set(chosen) - set(sections):
+        parser.error(f"--only={','.join(unknown)}: choose of {', '.join(sections)}")
+    for name in chosen:
+        default = SECTIONS[sections[name]]
+        load = [round(value, 2) for value in os.getloadavg()]
+        print(f"\n{name}, load average {load[0]}", flush=True)
+        section = sections[name](
+            arguments.turns,
+            arguments.steps or default.steps,
+            arguments.batch_size or default.batch_size,
+        )
+        section["settings"]["load_average_before"] = load
+        show(name, section)
+        write(arguments.out, name, section)
+
+
+if __name__ == "__main__":
+    main()
