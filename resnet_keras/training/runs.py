@@ -1,32 +1,53 @@
 """The run directory: config.json beside log and checkpoints, one configuration for life."""
 
+import datetime
+import importlib.metadata
 import json
+import platform
 import shutil
+import subprocess
+import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from resnet_keras.errors import InputError
 
-CONFIG, LOG = "config.json", "log.jsonl"
-# All that a run writes: --restart deletes these and nothing else.
-FILES = (CONFIG, LOG, "checkpoint", "ckpt-*")
+CONFIG, LOG, FIRST_BATCH = "config.json", "log.jsonl", "first_batch.png"
+TENSORBOARD, BEST, PROFILE = "tensorboard", "best", "profile"  # folders
+CHECKPOINT = "checkpoint"  # the state file, which names the newest checkpoint
+# All that a run writes: --restart deletes these and nothing else. The state file goes early: a
+# run that is half deleted must not resume under another configuration.
+FILES = (
+    *(BEST, CHECKPOINT, "ckpt-*", LOG, FIRST_BATCH, TENSORBOARD, PROFILE, CONFIG),
+    *(f"{name}.new" for name in (LOG, FIRST_BATCH, CONFIG)),
+)
+PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "numpy", "resnet-keras")
 
 
 def open_run(
-    run: Path, settings: Mapping[str, Any], *, free: Collection[str], restart: bool
+    run: Path,
+    flags: Mapping[str, Any],
+    data: Mapping[str, Any],
+    *,
+    free: Collection[str],
+    restart: bool,
 ) -> None:
-    """Make ``run`` the directory of a run with these settings, new or resumed.
+    """Make ``run`` the directory of a run with this configuration, new or resumed.
+
+    ``config.json`` holds ``flags``, ``data`` and ``environments``: the versions that the run was
+    made under, from ``since`` on. Other ones than last time are told on stderr.
 
     Args:
         run: the directory; made where it is missing.
-        settings: JSON-able, all that decides what a step computes, and more.
-        free: the names in ``settings`` that may differ when a run is resumed.
+        flags: JSON-able, all that decides what a step computes, and more.
+        data: JSON-able, what a step depends on and no flag says: class names, sizes.
+        free: the names in ``flags`` and ``data`` that may differ when a run is resumed.
         restart: delete an earlier run's files first.
 
     Raises:
-        InputError: where the directory holds a run of other settings, naming each, or cannot be
-            written.
+        InputError: where the directory holds a run of another configuration, naming each field,
+            or cannot be written.
     """
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -35,37 +56,140 @@ def open_run(
                 for file in run.glob(pattern):
                     # A kill while a checkpoint is written leaves a folder of its parts.
                     shutil.rmtree(file) if file.is_dir() else file.unlink()
-        saved = run / CONFIG
-        # Without a checkpoint there is nothing that other settings could spoil.
-        if saved.is_file() and (run / "checkpoint").is_file():
-            _refuse_changes(run, json.loads(saved.read_text()), settings, free)
-        written = run / (CONFIG + ".new")
-        written.write_text(json.dumps(settings, indent=1) + "\n")
-        written.rename(saved)
-    except json.JSONDecodeError:
-        raise InputError(
-            f"{run / CONFIG} is not readable JSON: give another --run_dir, or --restart."
-        ) from None
+        environments: list[dict[str, Any]] = []
+        # Without a checkpoint there is nothing that another configuration could spoil.
+        if (run / CONFIG).is_file() and (run / CHECKPOINT).is_file():
+            saved = _read(run / CONFIG)
+            changes = _changes(saved["flags"], flags, free, "--")
+            changes += _changes(saved["data"], data, free, "")
+            if changes:
+                raise InputError(
+                    f"{run} holds a run with {', '.join(changes)}: give its settings to resume "
+                    "it, another --run_dir, or --restart to delete it and start anew."
+                )
+            environments = saved["environments"]
+        now = environment()
+        news = _news(environments[-1], now) if environments else []
+        if news:
+            print(
+                f"resnet_keras: {run} goes on under other versions: {', '.join(news)}.",
+                file=sys.stderr,
+            )
+        if news or not environments:
+            since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            environments = [*environments, {"since": since, **now}]
+        config = {"flags": flags, "data": data, "environments": environments}
+        replace(run / CONFIG, (json.dumps(config, indent=1) + "\n").encode())
     except OSError as error:
         raise InputError(
             f"--run_dir={run} cannot be written ({error.strerror}): name a directory that can."
         ) from None
 
 
-def _refuse_changes(
-    run: Path, old: Mapping[str, Any], new: Mapping[str, Any], free: Collection[str]
-) -> None:
-    plain = json.loads(json.dumps(new))  # tuples become lists, as in the file
-    changed = [name for name in plain if name not in free and old.get(name) != plain[name]]
-    if changed:
-        told = ", ".join(
-            f"--{name}={_short(old.get(name))} (now {_short(plain[name])})" for name in changed
-        )
+def replace(file: Path, content: bytes) -> None:
+    """Write a file whole or not at all: a kill leaves the one before."""
+    written = file.with_name(file.name + ".new")
+    written.write_bytes(content)
+    written.rename(file)
+
+
+def cannot_write(path: Path, reason: str | None) -> OSError:
+    """Return the error that says in one sentence that the disk is full or gone."""
+    return OSError(
+        f"{path} cannot be written ({reason}): make room, and the same command resumes from the "
+        "last checkpoint."
+    )
+
+
+def environment() -> dict[str, Any]:
+    """Return what a result may depend on besides the configuration: commit, versions, machine."""
+    commit, dirty = checkout(Path(__file__))
+    return {
+        "commit": commit,
+        "dirty": dirty,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def checkout(file: Path) -> tuple[str | None, bool | None]:
+    """Return the git commit of the checkout that holds ``file``, and whether it was changed.
+
+    Returns:
+        The commit's hash, and whether any tracked file differs from it; None twice where git does
+        not track the file, as in an installed wheel, or is missing.
+    """
+    git = ["git", "--no-optional-locks", "-C", str(file.parent)]
+    status = ["status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    try:
+        # A wheel may lie within a repository, but of somebody else.
+        _run([*git, "ls-files", "--error-unmatch", file.name])
+        lines = _run([*git, *status]).splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+    (commit,) = [line.split()[-1] for line in lines if line.startswith("# branch.oid ")]
+    return commit, any(not line.startswith("#") for line in lines)
+
+
+def _run(command: list[str]) -> str:
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL, timeout=10
+    ).stdout
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor() or platform.machine())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        saved = json.loads(file.read_bytes())
+        return {part: saved[part] for part in ("flags", "data", "environments")}
+    except (ValueError, KeyError, TypeError):
         raise InputError(
-            f"{run} holds a run with {told}: give its settings to resume it, another --run_dir, "
-            "or --restart to delete it and start anew."
-        )
+            f"{file} is not a run's readable configuration: give another --run_dir, or --restart."
+        ) from None
+
+
+def _changes(
+    old: Mapping[str, Any], new: Mapping[str, Any], free: Collection[str], prefix: str
+) -> list[str]:
+    plain = json.loads(json.dumps(new))  # tuples become lists, as in the file
+    return [
+        f"{prefix}{name}={_short(old.get(name))} (now {_short(value)})"
+        for name, value in plain.items()
+        if name not in free and old.get(name) != value
+    ]
 
 
 def _short(value: Any) -> str:
     return str(value) if len(str(value)) < 80 else f"{str(value)[:77]}..."
+
+
+def _news(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    before, after = _versions(old), _versions(new)
+    return [
+        f"{name} {before.get(name)} -> {value}"
+        for name, value in after.items()
+        if before.get(name) != value
+    ]
+
+
+def _versions(found: Mapping[str, Any]) -> dict[str, str | None]:
+    commit = found["commit"] and found["commit"][:10] + (" (changed)" if found["dirty"] else "")
+    rest = {name: found[name] for name in ("python", "platform", "cpu")}
+    return {"commit": commit, **found["packages"], **rest}

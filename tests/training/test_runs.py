@@ -1,28 +1,42 @@
 import json
+import shutil
+import subprocess
+import sys
 
 import pytest
 
 from resnet_keras.errors import InputError
-from resnet_keras.training.runs import open_run
+from resnet_keras.training import runs
+from resnet_keras.training.runs import checkout, open_run
 
-SETTINGS = {"model": "resnet50", "lr_drops": (3, 5), "train_steps": 10}
+FLAGS = {"model": "resnet50", "lr_drops": (3, 5), "train_steps": 10}
+DATA = {"class_names": ["cat", "dog"], "training_images": 100}
 
 
-def _open(run, restart=False, **changed):
-    open_run(run, SETTINGS | changed, free=["train_steps"], restart=restart)
+def _open(run, restart=False, data=DATA, **changed):
+    open_run(run, FLAGS | changed, data, free=["train_steps"], restart=restart)
+
+
+def _config(run) -> dict:
+    return json.loads((run / "config.json").read_text())
 
 
 def test_the_same_settings_resume_and_a_free_one_may_change(tmp_path):
     _open(tmp_path)
+    (tmp_path / "checkpoint").write_text("")
     _open(tmp_path)
     _open(tmp_path, train_steps=20)
-    assert json.loads((tmp_path / "config.json").read_text())["train_steps"] == 20
+    saved = _config(tmp_path)
+    assert saved["flags"] == {"model": "resnet50", "lr_drops": [3, 5], "train_steps": 20}
+    assert saved["data"] == DATA
+    assert len(saved["environments"]) == 1
 
 
 def test_a_run_without_a_checkpoint_may_change(tmp_path):
     _open(tmp_path)
-    _open(tmp_path, model="resnet18")
-    assert json.loads((tmp_path / "config.json").read_text())["model"] == "resnet18"
+    _open(tmp_path, model="resnet18", data=DATA | {"training_images": 90})
+    assert _config(tmp_path)["flags"]["model"] == "resnet18"
+    assert _config(tmp_path)["data"]["training_images"] == 90
 
 
 def test_other_settings_are_refused_field_by_field(tmp_path):
@@ -30,25 +44,29 @@ def test_other_settings_are_refused_field_by_field(tmp_path):
     (tmp_path / "checkpoint").write_text("")
     before = (tmp_path / "config.json").read_text()
     with pytest.raises(InputError) as caught:
-        _open(tmp_path, model="resnet18", lr_drops=(3, 6))
+        _open(tmp_path, model="resnet18", lr_drops=(3, 6), data=DATA | {"training_images": 90})
     assert "--model=resnet50 (now resnet18)" in str(caught.value)
-    assert "--lr_drops" in str(caught.value)
+    assert "--lr_drops=[3, 5] (now [3, 6])" in str(caught.value)
+    assert ", training_images=100 (now 90)" in str(caught.value)
+    assert "class_names" not in str(caught.value)
     assert (tmp_path / "config.json").read_text() == before
 
 
 def test_restart_deletes_the_run_and_nothing_else(tmp_path):
     _open(tmp_path)
-    for name in ("log.jsonl", "checkpoint", "ckpt-7.index", "notes.txt"):
+    written = ("log.jsonl", "checkpoint", "ckpt-7.index", "first_batch.png", "log.jsonl.new")
+    for name in (*written, "notes.txt"):
         (tmp_path / name).write_text("x")
-    (tmp_path / "ckpt-9_temp").mkdir()
-    (tmp_path / "ckpt-9_temp/part").write_text("x")
+    for name in ("ckpt-9_temp", "best", "tensorboard", "profile", "photos"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part").write_text("x")
     _open(tmp_path, restart=True, model="resnet18")
-    assert {file.name for file in tmp_path.iterdir()} == {"config.json", "notes.txt"}
+    assert {file.name for file in tmp_path.iterdir()} == {"config.json", "notes.txt", "photos"}
 
 
-@pytest.mark.parametrize("damage", ["{", ""])
+@pytest.mark.parametrize("damage", ["{", "", "\xff", "[]", '{"model": "resnet50"}'])
 def test_a_damaged_config_is_one_sentence(tmp_path, damage):
-    (tmp_path / "config.json").write_text(damage)
+    (tmp_path / "config.json").write_text(damage, encoding="latin-1")
     (tmp_path / "checkpoint").write_text("")
     with pytest.raises(InputError, match="--restart"):
         _open(tmp_path)
@@ -58,3 +76,66 @@ def test_a_file_in_the_way_is_one_sentence(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         _open(tmp_path / "run")
+
+
+def test_the_environment_says_what_is_installed(tmp_path):
+    _open(tmp_path)
+    (found,) = _config(tmp_path)["environments"]
+    told = subprocess.run(
+        [sys.executable, "-c", "import numpy, platform; "
+         "print(numpy.__version__, platform.python_version())"],
+        capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    assert [found["packages"]["numpy"], found["python"]] == told
+    assert set(found["packages"]) == {
+        "tensorflow", "keras", "tensorflow-datasets", "numpy", "resnet-keras",
+    }  # fmt: skip
+    assert found["cpu"]
+    assert found["since"].endswith("+00:00")
+
+
+def test_resuming_under_other_versions_is_told_and_kept(tmp_path, capsys, monkeypatch):
+    _open(tmp_path)
+    (tmp_path / "checkpoint").write_text("")
+    old = runs.environment()
+    assert capsys.readouterr().err == ""
+    newer = old | {
+        "commit": "c0ffee" * 6, "dirty": True, "packages": old["packages"] | {"keras": "9.0"},
+    }  # fmt: skip
+    monkeypatch.setattr(runs, "environment", lambda: newer)
+    _open(tmp_path)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"keras {old['packages']['keras']} -> 9.0" in line
+    assert "-> c0ffeec0ff (changed)" in line
+    assert "numpy" not in line
+    _open(tmp_path)
+    assert capsys.readouterr().err == ""
+    first, second = _config(tmp_path)["environments"]
+    assert first == {"since": first["since"], **old}
+    assert second == {"since": second["since"], **newer}
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
+def test_the_commit_is_that_of_the_checkout(tmp_path, monkeypatch):
+    def git(*arguments) -> str:
+        command = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "module.py").write_text("1")
+    (tmp_path / "README.md").write_text("1")
+    assert checkout(package / "module.py") == (None, None)
+    git("init")
+    git("add", "README.md")
+    git("commit", "-m", "one")
+    # As a wheel installed in a folder of somebody's repository.
+    assert checkout(package / "module.py") == (None, None)
+    git("add", "package")
+    git("commit", "-m", "two")
+    (tmp_path / "new.txt").write_text("1")
+    assert checkout(package / "module.py") == (git("rev-parse", "HEAD"), False)
+    (tmp_path / "README.md").write_text("2")
+    assert checkout(package / "module.py") == (git("rev-parse", "HEAD"), True)
+    monkeypatch.setenv("PATH", "")
+    assert checkout(package / "module.py") == (None, None)
