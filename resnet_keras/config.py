@@ -429,7 +429,7 @@ def _validate(config: Config) -> None:
     # Without either, prepare computes the statistics of a data set that is prepared already.
     if missing and (config.mode == "predict" or len(missing) == 1):
         raise InputError(f"--mode={config.mode} needs --{missing[0]}: {_help(missing[0])}.")
-    for name, high in (("seed", 2**31 - 1), ("port", 65_535)):
+    for name, high in (("seed", 2**31 - 1), ("port", 65_535), ("warmup_until_error", 1)):
         if getattr(config, name) > high:
             raise InputError(f"--{name}={getattr(config, name)}: give {high} or less.")
     if config.data_service and not config.data_service.startswith("grpc://"):

@@ -1,6 +1,7 @@
 """What each --mode but train does, from a Config to an exit code."""
 
 import contextlib
+import math
 import signal
 import sys
 from collections.abc import Callable, Iterable
@@ -35,9 +36,7 @@ def evaluate(config: Config) -> int:
     with strategy.scope():
         model, step = _restore(config, source, recipe)
     found: list[str] = []
-    batches, count = evaluation_batches(
-        config, source, recipe, strategy, Cluster(), found.append
-    )
+    batches, count = evaluation_batches(config, source, recipe, strategy, Cluster(), found.append)
     metrics = make_evaluate(model, strategy)(batches, count)
     for name in found:
         print(f"Left out, not readable: {name}", file=sys.stderr)
@@ -169,7 +168,9 @@ def build(config: Config, source: pipelines.Source, recipe: pipelines.Recipe) ->
             input_shape=(recipe.image_size, recipe.image_size, 3),
             classifier_activation=None,
             initializer=config.init or None,
-            dtype=config.precision if config.precision == "float32" else f"mixed_{config.precision}",
+            dtype=config.precision
+            if config.precision == "float32"
+            else f"mixed_{config.precision}",
             **config.architecture_arguments(),
         )
     except ValueError as error:
@@ -226,7 +227,7 @@ def evaluation_batches(
         distribute=distribute,
         log=on_bad,
     )
-    return stream, -(-(-(-source.sizes[split] // workers)) // size)
+    return stream, math.ceil(math.ceil(source.sizes[split] / workers) / size)
 
 
 def export_newest(

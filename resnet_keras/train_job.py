@@ -178,9 +178,7 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
         metrics = evaluate_on(batches, count, watch)
         for name in found:
             log.write("unreadable", step, image=name)
-        log.write(
-            jobs.reported_split(source), step, **metrics, seconds=time.perf_counter() - began
-        )
+        log.write(jobs.reported_split(source), step, **metrics, seconds=time.perf_counter() - began)
         return metrics
 
     def observe_evaluation(

@@ -47,7 +47,14 @@ REFUSED = [
     (["--batch_size=many"], "batch_size"),
     (["--learning_rate=nan"], "0 or more"),
     (["--momentum=1"], "< 1"),
-    (["--precision=float16"], "float32, bfloat16"),
+    (["--precision=float64"], "float32, bfloat16, float16, auto"),
+    (["--lr_schedule=plateau", "--lr_drops=5"], "--lr_schedule=piecewise"),
+    (["--warmup_steps=5", "--warmup_until_error=0.8"], "give one"),
+    (["--warmup_until_error=80"], "1 or less"),
+    (["--profile_steps=7"], "20,25"),
+    (["--profile_steps=7,5"], "20,25"),
+    (["--strategy=central"], "multi_worker"),
+    (["--accumulation_steps=0"], "1 or more"),
     (["--lr_drops=5,3"], "rising"),
     (["--lr_drops=5,x"], "whole iterations"),
     (["train"], "--flag=value"),
@@ -93,7 +100,7 @@ def test_default_directories_follow_model_and_data(monkeypatch):
 
 def test_evaluate_takes_the_settings_of_the_run(tmp_path):
     saved = config.parse(["--model=cifar_resnet32", "--dataset=digits", "--lr_drops=7,9"])
-    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(saved)))
+    (tmp_path / "config.json").write_text(json.dumps({"flags": dataclasses.asdict(saved)}))
     parsed = config.parse(["--mode=evaluate", f"--run_dir={tmp_path}", "--seed=4"])
     assert (parsed.model, parsed.dataset, parsed.lr_drops) == ("cifar_resnet32", "digits", (7, 9))
     assert (parsed.seed, parsed.mode, parsed.run_dir) == (4, "evaluate", str(tmp_path))
@@ -101,12 +108,23 @@ def test_evaluate_takes_the_settings_of_the_run(tmp_path):
 
 def test_flags_may_not_contradict_the_run_that_is_evaluated(tmp_path):
     saved = config.parse(["--model=cifar_resnet32", "--dataset=digits"])
-    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(saved)))
+    (tmp_path / "config.json").write_text(json.dumps({"flags": dataclasses.asdict(saved)}))
     with pytest.raises(InputError, match="--model=cifar_resnet32"):
         config.parse(["--mode=export", f"--run_dir={tmp_path}", "--model=cifar_resnet20"])
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(InputError, match="not readable JSON"):
+    with pytest.raises(InputError, match="no run's config"):
         config.parse(["--mode=export", f"--run_dir={tmp_path}"])
+
+
+def test_what_decides_the_rate_may_not_change_on_resume():
+    free = {
+        name: config.resumable(config.parse(["--dataset=digits", f"--lr_schedule={name}"]))
+        for name in config.LR_SCHEDULES
+    }
+    assert {"train_steps", "evaluate_every", "log_every"} <= free["piecewise"]
+    assert "evaluate_every" not in free["plateau"]
+    assert "train_steps" not in free["cosine"]
+    assert not {"batch_size", "precision", "seed", "accumulation_steps"} & free["piecewise"]
 
 
 def test_a_tilde_is_the_home_directory(monkeypatch):

@@ -76,9 +76,22 @@ def test_published_settings_arrive_in_the_config(name, monkeypatch):
     assert {key: getattr(parsed, key) for key in RECIPES[name]} == RECIPES[name]
 
 
-def test_vgg_divides_its_rate_three_times(monkeypatch):
-    parsed = _parse(ROOT / "configs/vgg_e.flags", monkeypatch)
-    assert len(parsed.lr_drops) == 3
+@pytest.mark.parametrize("name", ["vgg_e", "r152", "plain18"])
+def test_imagenet_rates_fall_at_plateaus_three_times(name, monkeypatch):
+    """ResNet paper, Sec. 3.4, and VGG paper, Sec. 3.1: "decreased 3 times"."""
+    parsed = _parse(ROOT / f"configs/{name}.flags", monkeypatch)
+    assert (parsed.lr_schedule, parsed.plateau_drops, parsed.lr_drops) == ("plateau", 3, ())
+
+
+def test_only_resnet_110_and_1202_warm_up(monkeypatch):
+    """Sec. 4.2: at 0.01 until the training error is below 80 %."""
+    warm = set()
+    for file in LEAVES:
+        parsed = _parse(file, monkeypatch)
+        if parsed.warmup_until_error:
+            assert (parsed.warmup_until_error, parsed.warmup_learning_rate) == (0.8, 0.01)
+            warm.add(parsed.model)
+    assert warm == {"cifar_resnet110", "cifar_resnet1202"}
 
 
 def test_lab_runs_last_as_many_epochs_as_the_report_says(monkeypatch):

@@ -16,11 +16,10 @@ def make_evaluate(model: keras.Model, strategy: tf.distribute.Strategy) -> Calla
     """Return a function from evaluation batches to metrics.
 
     The function takes the padded ``{"image", "label", "weight"}`` batches that ``strategy``
-    distributes, how many they are (for the progress bar), and what to call at every
-    batch (it may raise, to end early); it returns a dict: ``images``
-    (count), ``loss`` (mean cross-entropy), ``top1_error`` and, above five classes,
-    ``top5_error`` (in 0..1), and ``wrong`` (the count behind top1_error). It is traced once,
-    however often called.
+    distributes, how many they are (for the progress bar), and what to call before each (it may
+    raise, to end early). It returns a dict: ``images`` (count), ``loss`` (mean cross-entropy),
+    ``top1_error`` and, above five classes, ``top5_error`` (in 0..1), and ``wrong`` (the count
+    behind top1_error). It is traced once, however often called.
 
     Args:
         model: returns logits [batch, classes].

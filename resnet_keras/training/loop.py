@@ -261,12 +261,15 @@ def train(
     state = dict(state)
     losses: collections.deque[float] = collections.deque(maxlen=LAST_LOSSES)
     step, saved = start, start
+    rate = schedule(step - 1, state) if step else 0.0  # of the last step
     clock = _Clock()
 
     def give_up(broken: int, what: str) -> NonFiniteLoss:
         restore()
         told = ", ".join(f"{loss:.4g}" for loss in losses) or "none yet"
-        where = f"the checkpoint of step {saved:,}" if saved else "the start: there is no checkpoint"
+        where = (
+            f"the checkpoint of step {saved:,}" if saved else "the start: there is no checkpoint"
+        )
         return NonFiniteLoss(
             f"The {what} of step {broken:,} is not finite, at a learning rate of "
             f"{schedule(broken - 1, state):g}; the last losses before it: {told}. The run is back "
@@ -294,7 +297,6 @@ def train(
 
     def write_line() -> None:
         loss, error = means()
-        rate = schedule(step - 1, state)
         log.write("train", step, loss=loss, error=error, learning_rate=rate, **clock.figures())
         state.update(loss=0, wrong=0, images=0)
         clock.reset()
@@ -310,7 +312,7 @@ def train(
             at_pause(step)
             ends = [p - step % p for p in (log_every, checkpoint_every, evaluate_every) if p]
             ends += [pause - step for pause in pauses if pause > step]
-            warming = observe_training and not state["warm"]
+            warming = None if state["warm"] else observe_training
             if warming:
                 ends.append(WARMUP_WINDOW - step % WARMUP_WINDOW)
             count = min(steps_per_call, steps - step, *ends)
@@ -324,8 +326,9 @@ def train(
                 state["wrong"] += wrong
                 state["images"] += images
                 if warming:
-                    state = observe_training(state, step + index + 1, wrong, images)
+                    state = warming(state, step + index + 1, wrong, images)
             step += call.made
+            rate = rates[max(call.made - 1, 0)]
             clock.count(call)
             if call.failure:
                 if guarded or not isinstance(call.failure, UNREADABLE):

@@ -14,7 +14,7 @@ from resnet_keras.errors import InputError
 
 
 class Cluster(NamedTuple):
-    """This process's place among the workers; worker 0 is the chief, who alone writes files."""
+    """Where this process stands among the workers; worker 0 is the chief, who alone writes files."""
 
     worker: int = 0
     workers: tuple[str, ...] = ("localhost",)
@@ -83,9 +83,7 @@ def make_strategy(name: str, cluster: Cluster | None = None) -> tf.distribute.St
         return tf.distribute.OneDeviceStrategy(devices[0].name)
     if name == "mirrored":
         return tf.distribute.MirroredStrategy([device.name for device in devices])
-    raise InputError(
-        f"--strategy={name} is not one of: auto, one_device, mirrored, multi_worker."
-    )
+    raise InputError(f"--strategy={name} is not one of: auto, one_device, mirrored, multi_worker.")
 
 
 def check_batch_size(

@@ -17,7 +17,12 @@ from resnet_keras.training import loop
 from resnet_keras.training.checkpoints import Checkpoints
 from resnet_keras.training.logs import Log
 from resnet_keras.training.optimizers import LossScale, MomentumSGD, all_finite
-from resnet_keras.training.schedules import INITIAL, observe_training, piecewise
+from resnet_keras.training.schedules import (
+    INITIAL,
+    observe_training,
+    piecewise,
+    warmup_until_learning,
+)
 from resnet_keras.training.signals import Stopped
 from resnet_keras.training.strategy import average_statistics
 
@@ -136,6 +141,10 @@ class Run:
         kept = [v.value for v in self.model.variables if "seed" not in v.path]
         kept += self.optimizer.velocities
         return [self.strategy.experimental_local_results(v)[0].numpy() for v in kept]
+
+    def trainable(self) -> dict[str, np.ndarray]:
+        local = self.strategy.experimental_local_results
+        return {v.path: local(v.value)[0].numpy() for v in self.model.trainable_variables}
 
     def log(self, kind: str = "") -> list[dict]:
         lines = (self.folder / "log.jsonl").read_text().splitlines()
@@ -326,3 +335,91 @@ def test_a_full_disk_spares_the_checkpoint_before(tmp_path):
     assert resumed.start == 7
     for one, other in zip(before, resumed.weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_parts_of_a_batch_without_batch_norm_equal_the_whole(tmp_path):
+    whole = Run(_folder(tmp_path, "whole"), norm=False).train(8)
+    parts = Run(_folder(tmp_path, "parts"), norm=False).train(8, parts=3)
+    for a, b in zip(whole.weights(), parts.weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    for a, b in zip(whole.log("train"), parts.log("train"), strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
+        assert b["error"] == a["error"]
+
+
+def test_parts_of_a_batch_have_statistics_of_their_own_as_devices_have(tmp_path, cpus):
+    """One device with two parts does what two devices do, but for the moving averages."""
+    parts = Run(_folder(tmp_path, "parts")).train(6, parts=2)
+    devices = Run(_folder(tmp_path, "devices"), mirrored(cpus[:2])).train(6)
+    for path, weights in devices.trainable().items():
+        np.testing.assert_allclose(parts.trainable()[path], weights, rtol=1e-4, atol=1e-6)
+
+
+def test_masks_differ_between_the_parts_of_a_batch(tmp_path):
+    """With equal images in all parts and weights at rest, only masks can make the losses differ."""
+    keras.utils.set_random_seed(3)
+    strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+    model = _network(norm=False, dropout=0.5)
+    optimizer = MomentumSGD(0.0, 0.0)
+    optimizer.build(model.trainable_variables)
+    same = next(iter(_batches()))
+    half = {k: tf.concat([v[:6], v[:6]], 0) for k, v in same.items()}
+
+    def loss(parts: int, batch: dict) -> float:
+        train = loop.make_train_function(
+            model, optimizer, strategy, batch_size=12, seed=1, steps_per_call=1,
+            accumulation_steps=parts,
+        )  # fmt: skip
+        return train(iter(tf.data.Dataset.from_tensors(batch).repeat()), [0.0], 1, 0).sums[0][0]
+
+    first = loss(1, {k: v[:6] for k, v in same.items()})  # the mask of part 0, by itself
+    assert loss(2, half) != pytest.approx(2 * first, rel=1e-3)
+
+
+def test_a_loss_scale_changes_nothing_but_steps_that_overflow(tmp_path):
+    plain = Run(_folder(tmp_path, "plain")).train(12)
+    scaled = Run(_folder(tmp_path, "scaled"), loss_scale=2.0**15).train(12)
+    _assert_equal(plain, scaled)  # powers of two round nothing
+    # An infinite scale stands in for an overflow: the step is left out, the scale comes down.
+    huge = Run(_folder(tmp_path, "huge"), loss_scale=float("inf"))
+    before = huge.trainable()
+    huge.train(1)
+    for path, weights in huge.trainable().items():
+        np.testing.assert_array_equal(weights, before[path])
+    huge = Run(huge.folder, loss_scale=1.0)
+    assert float(huge.loss_scale.factor.numpy()) == 2.0**24
+    huge.train(12)
+    assert (huge.trainable()["conv/kernel"] != before["conv/kernel"]).any()
+
+
+def test_a_loss_scale_is_kept_on_resume_and_grows_after_2000_good_steps(tmp_path):
+    scale = LossScale(8.0)
+    for _ in range(1999):
+        scale.update(tf.constant(True))
+    assert float(scale.factor.numpy()) == 8
+    scale.update(tf.constant(True))
+    assert float(scale.factor.numpy()) == 16
+    run = Run(_folder(tmp_path, "a"), loss_scale=2.0**20).train(7)
+    run.loss_scale.factor.assign(2.0**10)
+    run.checkpoints.save(8)
+    assert float(Run(run.folder, loss_scale=2.0**20).loss_scale.factor.numpy()) == 2.0**10
+
+
+def test_a_warm_up_ends_in_the_middle_of_a_run_and_is_kept_on_resume(tmp_path):
+    schedule = warmup_until_learning(piecewise(0.05, ()), 0.001)
+    run = Run(_folder(tmp_path, "a")).train(120, schedule=schedule, warm_below=2.0)
+    assert {run.rates[step] for step in range(50)} == {0.001}
+    assert {run.rates[step] for step in range(50, 120)} == {0.05}
+    resumed = Run(run.folder).train(130, schedule=schedule, warm_below=0.0)
+    assert resumed.rates[125] == 0.05
+
+
+def test_weights_that_are_no_numbers_never_reach_a_checkpoint(tmp_path):
+    """The loss of a step is that of the weights before it, so it comes one step late."""
+    run = Run(_folder(tmp_path, "a")).train(7)
+    broken = Run(run.folder)
+    # The last step before the checkpoint at 14 makes the weights infinite; its loss is fine.
+    rates = lambda step, state: 0.05 if step < 13 else float("inf")  # noqa: E731
+    with pytest.raises(loop.NonFiniteLoss, match=r"update of step 14 .* checkpoint of step 7"):
+        broken.train(30, schedule=rates, steps_per_call=1)
+    _assert_equal(run, Run(run.folder))
