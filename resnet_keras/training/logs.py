@@ -1,5 +1,6 @@
-"""The run's log: one JSON object a line, and a progress bar for whoever watches."""
+"""The run's log: one JSON object a line; lines and a progress bar for whoever watches."""
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -7,64 +8,173 @@ from typing import Any
 
 import tqdm
 
+from resnet_keras.errors import InputError
+from resnet_keras.training.runs import LOG, cannot_write, replace
+from resnet_keras.training.tensorboard import Events
+
+# How people read a value; others are shown as "name value".
+SHOWN = {
+    "loss": "loss {:.4g}",
+    "error": "error {:.2%}",
+    "top1_error": "error {:.2%}",
+    "top5_error": "top-5 {:.2%}",
+    "learning_rate": "lr {:.4g}",
+    "images_per_second": "{:,.0f} images/s",
+    "input_wait": "input wait {:.1%}",
+    "images": "{:,} images",
+    "wrong": "{:,} wrong",
+    "seconds": "{:.1f} s",
+    "image": "{}",
+    "drops": "drop {}",
+}
+
 
 class Log:
-    """Append records to ``log.jsonl`` and show them; continue where a checkpoint stands.
+    """Append records to ``log.jsonl``, show them, and go on where a checkpoint stands.
 
-    Every record has ``kind`` and ``step``. The records of steps after ``step`` are dropped when
-    the log is opened, so that a resumed run writes nothing twice.
+    Every record has ``kind`` and ``step``. The log is the single source: TensorBoard's events are
+    made from it.
 
     Args:
-        path: the file; its folder exists.
-        step: steps that the restored checkpoint has made; 0 starts the log anew.
-        total_steps: steps of the whole run, for the progress bar.
+        run: the run's directory, which exists; None for a log that writes and shows nothing.
+        records: lines that the log had when the restored checkpoint was written; all after them
+            are dropped, so that a resumed run writes nothing twice. 0 starts the log anew.
+        step: steps that the restored checkpoint has made.
+        total_steps: steps of the whole run.
+        images_per_step: the global batch size; with the images/s it gives the time that is left.
+        tensorboard: whether to write TensorBoard's events too.
+
+    Attributes:
+        records: lines of the log now.
+
+    Raises:
+        InputError: where a line of the log is damaged.
+        OSError: where it cannot be written.
     """
 
-    def __init__(self, path: Path, *, step: int, total_steps: int) -> None:
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= step] if step else []
-        rewritten = path.with_suffix(".new")  # renamed, so that a kill leaves the old log
-        rewritten.write_text("".join(line + "\n" for line in kept))
-        rewritten.rename(path)
-        self._file = path.open("a", encoding="utf-8")
+    def __init__(
+        self,
+        run: Path | None,
+        *,
+        records: int,
+        step: int,
+        total_steps: int,
+        images_per_step: int,
+        tensorboard: bool,
+    ) -> None:
+        self.records = records
+        self._file = self._events = None
+        if run:
+            self._path = run / LOG
+            try:
+                kept = _lines(self._path)[:records]
+                parsed = _parsed(self._path, kept)
+                replace(self._path, b"".join(line + b"\n" for line in kept))
+            except OSError as error:
+                raise cannot_write(self._path, error.strerror) from None
+            self.records = len(kept)
+            self._events = Events(run, parsed) if tensorboard else None
+            self._file = self._path.open("a", encoding="utf-8")
         # Silent where nobody watches: a terminal gets the bar, a file or pipe gets lines.
-        self._bar = tqdm.tqdm(
-            total=total_steps, initial=step, unit="step", disable=not sys.stderr.isatty()
+        self._bar = _Bar(
+            total=total_steps,
+            initial=step,
+            disable=not (run and sys.stderr.isatty()),
+            bar_format="{n:,}/{total:,} |{bar}| {remaining} left{postfix}",
+            dynamic_ncols=True,
+            mininterval=0.5,  # seconds: slow enough to be read
+            miniters=1,
         )
+        self._bar.images_per_step = images_per_step
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """Append one record and print it."""
-        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        self._file.flush()
-        tqdm.tqdm.write(sentence(kind, step, values), file=sys.stderr)
+        """Append one record and show it.
 
-    def progress(self, step: int, **values: str) -> None:
-        """Move the bar to ``step``."""
-        self._bar.set_postfix(values, refresh=False)
+        Raises:
+            OSError: where the disk is full or gone, in one sentence.
+        """
+        self.records += 1
+        if not self._file:
+            return
+        record = {"kind": kind, "step": step, **values}
+        try:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise cannot_write(self._path, error.strerror) from None
+        tqdm.tqdm.write(sentence(kind, step, values), file=sys.stderr)
+        if self._events:
+            self._events.write(record)
+
+    def progress(self, step: int, loss: float, error: float, images_per_second: float) -> None:
+        """Move the bar to ``step``.
+
+        Args:
+            step: steps made.
+            loss: of the steps since the last record.
+            error: of the same, share of wrong answers.
+            images_per_second: of the same; 0 where it is not known yet.
+        """
+        self._bar.images_per_second = images_per_second
+        self._bar.set_postfix_str(
+            f"{images_per_second:,.0f} images/s, loss {loss:.3f}, error {100 * error:.1f} %",
+            refresh=False,
+        )
         self._bar.update(step - self._bar.n)
 
     def close(self) -> None:
-        """Finish bar and file."""
+        """Finish bar and files."""
         self._bar.close()
-        self._file.close()
+        if self._events:
+            self._events.close()
+        if self._file:
+            # All was flushed line by line; a line that could not be has been told of.
+            with contextlib.suppress(OSError):
+                self._file.close()
 
 
-def _lines(path: Path) -> list[str]:
+class _Bar(tqdm.tqdm):
+    """Reckon the time left from the images/s shown.
+
+    tqdm's own clock knows neither tracing nor evaluations, and would jump at each.
+    """
+
+    images_per_step = 1
+    images_per_second = 0.0
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        rate = self.images_per_second / self.images_per_step
+        return super().format_dict | {"rate": rate or None}
+
+
+def _lines(path: Path) -> list[bytes]:
     """Return the complete lines; a kill may have left half of the last one."""
-    if not path.is_file():
-        return []
-    whole, newline, _ = path.read_text().rpartition("\n")
-    return whole.split("\n") if newline else []
+    return path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+
+
+def _parsed(path: Path, lines: list[bytes]) -> list[dict[str, Any]]:
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            records.append({"kind": record["kind"], "step": int(record["step"]), **record})
+        except (ValueError, KeyError, TypeError):
+            raise InputError(
+                f"Line {number} of {path} is no record: mend it, or give another --run_dir."
+            ) from None
+    return records
 
 
 def sentence(kind: str, step: int, values: dict[str, Any]) -> str:
     """Return a record as one line for people."""
-    shown = "  ".join(f"{name} {_figure(name, value)}" for name, value in values.items())
+    shown = "  ".join(_figure(name, value) for name, value in values.items())
     return f"step {step:>7,}  {kind:<10}  {shown}"
 
 
 def _figure(name: str, value: Any) -> str:
-    if name.endswith("error"):
-        return f"{100 * value:.2f} %"
+    if name in SHOWN:
+        return SHOWN[name].format(value).replace("%", " %")
     if isinstance(value, float):
-        return f"{value:,.4g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+        return f"{name} {value:,.4g}"
+    return f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}"

@@ -1,32 +1,177 @@
+import contextlib
+import fcntl
+import io
 import json
+import os
+import re
+import resource
+import struct
+import sys
+import termios
 
-from resnet_keras.training.logs import Log
+import pytest
+
+from resnet_keras.errors import InputError
+from resnet_keras.training.logs import Log, sentence
 
 
-def _steps(path) -> list[int]:
-    return [json.loads(line)["step"] for line in path.read_text().splitlines()]
+def _log(run, records=0, step=0, total=30, tensorboard=False):
+    return Log(
+        run,
+        records=records,
+        step=step,
+        total_steps=total,
+        images_per_step=128,
+        tensorboard=tensorboard,
+    )
+
+
+def _read(run) -> list[dict]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
 def test_a_resumed_log_goes_on_where_the_checkpoint_stands(tmp_path, capsys):
-    path = tmp_path / "log.jsonl"
-    log = Log(path, step=0, total_steps=30)
-    for step in (10, 20, 30):
-        log.write("train", step, loss=1.5, error=0.25)
+    log = _log(tmp_path)
+    log.write("train", 10, loss=1.5, error=0.25)
+    log.write("train", 20, loss=1.5, error=0.25)
+    records = log.records  # what the checkpoint of step 20 keeps
+    log.write("test", 20, top1_error=0.5)  # written after it, and to be written again
+    log.write("train", 30, loss=1.5, error=0.25)
     log.close()
-    with path.open("a") as file:
+    assert records == 2
+    with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')  # killed while writing
-    resumed = Log(path, step=20, total_steps=30)
+    resumed = _log(tmp_path, records, step=20)
+    resumed.write("test", 20, top1_error=0.5)
     resumed.write("train", 30, loss=1.25, error=0.125)
     resumed.close()
-    assert _steps(path) == [10, 20, 30]
-    assert json.loads(path.read_text().splitlines()[-1]) == {
-        "kind": "train", "step": 30, "loss": 1.25, "error": 0.125,
-    }  # fmt: skip
+    assert resumed.records == 4
+    assert [(r["kind"], r["step"]) for r in _read(tmp_path)] == [
+        ("train", 10), ("train", 20), ("test", 20), ("train", 30),
+    ]  # fmt: skip
+    assert _read(tmp_path)[-1] == {"kind": "train", "step": 30, "loss": 1.25, "error": 0.125}
     assert "error 12.50 %" in capsys.readouterr().err
 
 
+def test_a_log_that_lost_lines_keeps_what_it_has(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"kind": "train", "step": 10}\n{"kind": "tra')
+    log = _log(tmp_path, records=5, step=20)
+    assert log.records == 1
+    log.close()
+    assert [record["step"] for record in _read(tmp_path)] == [10]
+
+
 def test_a_new_run_starts_an_empty_log(tmp_path):
-    path = tmp_path / "log.jsonl"
-    path.write_text('{"kind": "train", "step": 10}\n')
-    Log(path, step=0, total_steps=5).close()
-    assert path.read_text() == ""
+    (tmp_path / "log.jsonl").write_text('{"kind": "train", "step": 10}\n')
+    log = _log(tmp_path)
+    log.close()
+    assert log.records == 0
+    assert (tmp_path / "log.jsonl").read_text() == ""
+
+
+def test_other_workers_write_and_show_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    log = _log(None, records=3, tensorboard=True)
+    log.write("train", 10, loss=1.5)
+    log.progress(10, 1.5, 0.5, 100.0)
+    log.close()
+    assert log.records == 4  # as the chief's
+    assert not list(tmp_path.iterdir())
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("damage", [b"\0\0\0", b"{", b"[]", b'{"kind": "train"}', b"\xff"])
+def test_a_damaged_line_is_one_sentence(tmp_path, damage):
+    (tmp_path / "log.jsonl").write_bytes(b'{"kind": "train", "step": 10}\n' + damage + b"\n")
+    with pytest.raises(InputError, match=r"Line 2 of .*mend it"):
+        _log(tmp_path, records=2, step=20, tensorboard=True)
+
+
+def _fill(log):
+    for step in range(100):
+        log.write("train", step, loss=1.5, error=0.25)
+
+
+@pytest.mark.parametrize("tensorboard", [False, True])
+def test_a_full_disk_is_one_sentence_and_the_log_resumes(tmp_path, tensorboard):
+    """A limit on the size of files stands in for the full disk."""
+    log = _log(tmp_path, tensorboard=tensorboard)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match=r"cannot be written \(.+\): make room, and .* resumes"):
+            _fill(log)
+        log.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resumed = _log(tmp_path, records=5, step=5, tensorboard=tensorboard)
+    resumed.write("train", 5, loss=1.5, error=0.25)
+    resumed.close()
+    assert [record["step"] for record in _read(tmp_path)] == [0, 1, 2, 3, 4, 5]
+
+
+@contextlib.contextmanager
+def _terminal(monkeypatch):
+    """Make stderr a terminal of 100 columns; give a function that reads what it was sent."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 100, 0, 0))
+    stream = io.TextIOWrapper(os.fdopen(theirs, "wb"), write_through=True)
+    os.set_blocking(ours, False)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stream)
+        yield lambda: os.read(ours, 2**16).decode()
+    stream.close()
+    os.close(ours)
+
+
+def test_the_bar_of_a_resumed_run_tells_the_time_that_is_left(tmp_path, monkeypatch):
+    with _terminal(monkeypatch) as read:
+        log = _log(tmp_path, step=4_000, total=10_000)
+        log._bar.mininterval = 0  # shown at once
+        log.progress(4_001, loss=1.25, error=0.125, images_per_second=0.0)
+        assert "| ? left" in read()  # no speed, no guess
+        log.progress(5_000, loss=1.25, error=0.125, images_per_second=256.0)
+        shown = re.split(r"[\r\n]+", read())[-1]
+        log.close()
+    # 5,000 steps of 128 images at 256 images/s: 2,500 s = 41 min 40 s.
+    assert "5,000/10,000 |" in shown
+    assert "| 41:40 left, 256 images/s, loss 1.250, error 12.5 %" in shown
+    assert len(shown) <= 100
+
+
+def test_without_a_terminal_there_are_lines_and_no_bar(tmp_path, capsys):
+    log = _log(tmp_path)
+    log._bar.mininterval = 0
+    log.progress(10, 1.5, 0.5, 100.0)
+    log.write("unreadable", 10, image="train/cat/1.jpg")
+    log.close()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.split() == ["step", "10", "unreadable", "train/cat/1.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "told"),
+    [
+        (
+            "train",
+            {
+                "loss": 1.23456, "error": 0.24691, "learning_rate": 0.001,
+                "images_per_second": 12345.6, "input_wait": 0.1234,
+            },
+            "loss 1.235  error 24.69 %  lr 0.001  12,346 images/s  input wait 12.3 %",
+        ),
+        (
+            "validation",
+            {
+                "images": 50_000, "wrong": 12_345, "loss": 1.23456, "top1_error": 0.2469,
+                "top5_error": 0.0746, "seconds": 123.45,
+            },
+            "50,000 images  12,345 wrong  loss 1.235  error 24.69 %  top-5 7.46 %  123.5 s",
+        ),
+        ("drop", {"learning_rate": 0.01, "drops": 1}, "lr 0.01  drop 1"),
+    ],
+)  # fmt: skip
+def test_a_record_is_told_in_a_line_that_fits(kind, values, told):
+    line = sentence(kind, 600_000, values)
+    assert line == f"step 600,000  {kind:<10}  {told}"
+    assert len(line) <= 104
