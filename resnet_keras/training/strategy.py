@@ -99,7 +99,8 @@ def check_batch_size(
     if batch_size % unit:
         below = batch_size - batch_size % unit
         sizes = " or ".join(str(size) for size in (below, below + unit) if size)
-        among = f"{replicas} devices" + (f" with {parts} parts each" if parts > 1 else "")
+        devices = f"{replicas} device" + "s" * (replicas > 1)
+        among = devices + (f" with {parts} parts each" if parts > 1 else "")
         raise InputError(f"--{flag}={batch_size} does not divide among {among}: give {sizes}.")
 
 
