@@ -3,6 +3,7 @@
 import argparse
 import time
 
+import keras
 import numpy as np
 import tensorflow as tf
 from turns import serve
@@ -26,6 +27,24 @@ def in_memory(batch_size: int, size: int, classes: int) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensors(batch).cache().repeat().with_options(options())
 
 
+def build(
+    network: str, size: int, classes: int, precision: str = "float32"
+) -> tuple[tf.distribute.Strategy, keras.Model, MomentumSGD]:
+    """Return what a job on one device trains."""
+    strategy = make_strategy("one_device")
+    with strategy.scope():
+        model = build_model(
+            network,
+            classes=classes,
+            input_shape=(size, size, 3),
+            classifier_activation=None,
+            dtype="mixed_bfloat16" if precision == "bfloat16" else "float32",
+        )
+        optimizer = MomentumSGD(0.9, 1e-4)
+        optimizer.build(model.trainable_variables)
+    return strategy, model, optimizer
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--network", default="resnet50")
@@ -37,17 +56,7 @@ def main() -> None:
 
     keep_freed_memory()  # as the training stream does
     size, classes = arguments.image_size, arguments.classes
-    strategy = make_strategy("one_device")
-    with strategy.scope():
-        model = build_model(
-            arguments.network,
-            classes=classes,
-            input_shape=(size, size, 3),
-            classifier_activation=None,
-            dtype="mixed_bfloat16" if arguments.precision == "bfloat16" else "float32",
-        )
-        optimizer = MomentumSGD(0.9, 1e-4)
-        optimizer.build(model.trainable_variables)
+    strategy, model, optimizer = build(arguments.network, size, classes, arguments.precision)
     train = make_train_function(
         model,
         optimizer,

@@ -26,10 +26,13 @@ Turns = dict[str, list[float]]
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """State what a ratio of two contenders' medians shall be: at least (or at most) ``bound``."""
+    """State what a ratio of two medians shall be: at least (or at most) ``bound``.
+
+    Without ``right``, what the median of ``left`` itself shall be.
+    """
 
     left: str
-    right: str
+    right: str | None
     bound: float
     at_most: bool = False
 
@@ -148,9 +151,12 @@ def summary(turns: Turns, targets: Sequence[Target], **settings: Any) -> dict[st
     medians = {name: statistics.median(values) for name, values in turns.items()}
     ratios = {}
     for target in targets:
-        ratio = medians[target.left] / medians[target.right]
-        single = [a / b for a, b in zip(turns[target.left], turns[target.right], strict=True)]
-        ratios[f"{target.left} / {target.right}"] = {
+        ratio, single, name = medians[target.left], turns[target.left], target.left
+        if target.right is not None:
+            ratio /= medians[target.right]
+            single = [a / b for a, b in zip(single, turns[target.right], strict=True)]
+            name += f" / {target.right}"
+        ratios[name] = {
             "ratio": _rounded(ratio),
             "low": _rounded(min(single)),
             "high": _rounded(max(single)),
