@@ -97,6 +97,7 @@ class Segment(keras.layers.Layer):
         self.function = function
 
     def call(self, x, training=None):
+        """Return the segment's output; Keras hands `training` on to the layers inside."""
         (y,) = self.function([x])
         return y
 
@@ -157,7 +158,7 @@ def _inside(piece: Sequence[keras.Operation]) -> int:
 
 
 def _check(operation: keras.Operation) -> None:
-    """Raise ValueError for a layer that would not do in the second pass what it did in the first."""
+    """Raise ValueError for a layer that would not do the same in the second pass."""
     if not isinstance(operation, keras.layers.Layer):
         return
     draws = len(operation.variables) > len(operation.weights)  # the state of its random numbers
