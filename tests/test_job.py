@@ -127,26 +127,6 @@ def test_a_full_disk_is_one_sentence_and_spares_what_is_there(tmp_path):
     assert "steps 12 to 20" in again
 
 
-def test_a_killed_run_resumes_from_its_checkpoint(tmp_path):
-    command = [sys.executable, "-m", "resnet_keras.main", *TINY, "--train_steps=2000"]
-    command += ["--checkpoint_every=6"]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    run = tmp_path / "runs/cifar_resnet8_digits"
-    deadline = time.time() + 300
-    while not (run / "checkpoint").is_file() and time.time() < deadline:
-        time.sleep(0.05)
-    process.kill()
-    process.communicate(timeout=60)
-    (saved,) = re.findall(r'^model_checkpoint_path: "ckpt-(\d+)"', (run / "checkpoint").read_text(),
-                          re.MULTILINE)  # fmt: skip
-    last = int(saved) + 6
-    resumed = _done(*TINY, f"--train_steps={last}", "--run_dir=runs/cifar_resnet8_digits",
-                    cwd=tmp_path)  # fmt: skip
-    assert f"steps {int(saved):,} to {last:,}" in resumed
-
-
 def test_mixed_precision_and_several_devices_run_the_whole_path(tmp_path):
     told = _done(*TINY, "--precision=bfloat16", "--strategy=mirrored", cwd=tmp_path)
     assert "Test error" in told
