@@ -26,6 +26,7 @@ from resnet_keras.training.signals import Stopped, StopRequest
 from resnet_keras.training.strategy import (
     Cluster,
     average_statistics,
+    check_agreement,
     check_batch_size,
     choose_precision,
     every_workers,
@@ -35,6 +36,17 @@ from resnet_keras.training.strategy import (
 from resnet_keras.training.tensorboard import write_first_batch
 
 DONE, FAILED, STOPPED = 0, 1, 75
+# What TensorFlow raises on a worker whose peers have ended or cannot be reached.
+LOST = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.InternalError,
+    tf.errors.UnavailableError,
+)
+# Where machines of one cluster may differ: mounted elsewhere, it is the same.
+PLACES = {"data_dir", "run_dir", "export_dir"}
 # The job's part of the state that a checkpoint keeps.
 INITIAL = {**loop.INITIAL, **schedules.INITIAL, "lowest_error": math.inf}
 
@@ -65,10 +77,10 @@ def train(config: Config) -> int:
         )
         return FAILED
     except tf.errors.OpError as error:
-        if len(cluster.workers) > 1:
+        if isinstance(error, LOST) and len(cluster.workers) > 1:
             print(
-                f"resnet_keras: Another worker is gone ({pipelines.first_line(error)}): the same "
-                "command on all of them resumes.",
+                f"resnet_keras: Another worker is gone ({type(error).__name__}): the same command "
+                "on all of them resumes.",
                 file=sys.stderr,
             )
             return STOPPED
@@ -83,6 +95,9 @@ def train(config: Config) -> int:
 def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -> int:
     run, alone = Path(config.run_dir), len(cluster.workers) == 1
     replicas = strategy.num_replicas_in_sync
+    if not alone:
+        flags = dataclasses.asdict(config).items()
+        check_agreement(strategy, {f"--{name}": v for name, v in flags if name not in PLACES})
     check_batch_size(strategy, config.batch_size, "batch_size", config.accumulation_steps)
     check_batch_size(strategy, config.evaluation_batch_size, "evaluation_batch_size")
     asked = config.precision
@@ -90,6 +105,8 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
     source, recipe = jobs.open_data(config)
     if config.data_service:
         service.check(config.data_service, source)
+    if not alone:
+        check_agreement(strategy, {"sizes": source.sizes, "class names": source.class_names})
     images = source.sizes["train"]
     if config.lr_schedule == "plateau" and not config.evaluate_every:
         config = dataclasses.replace(config, evaluate_every=-(-images // config.batch_size))
@@ -163,6 +180,11 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
         if cluster.is_chief:
             checkpoints.save(step, state)
 
+    def tell_unreadable(step: int, name: str) -> None:
+        log.write("unreadable", step, image=name)
+        if not cluster.is_chief:  # whose log is not its own
+            print(f"Left out, not readable: {name}", file=sys.stderr)
+
     def evaluate(step: int, request: StopRequest) -> dict[str, float]:
         def watch() -> None:
             # Among several workers, they stop together at the next step.
@@ -177,7 +199,7 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
         began = time.perf_counter()
         metrics = evaluate_on(batches, count, watch)
         for name in found:
-            log.write("unreadable", step, image=name)
+            tell_unreadable(step, name)
         log.write(jobs.reported_split(source), step, **metrics, seconds=time.perf_counter() - began)
         return metrics
 
@@ -212,7 +234,7 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
 
     def watch(step: int) -> None:
         while unreadable:
-            log.write("unreadable", step, image=unreadable.pop(0))
+            tell_unreadable(step, unreadable.pop(0))
         bad_images.check()
 
     def profile(step: int) -> None:
@@ -275,6 +297,7 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
             log=log,
             pauses=[step - (not i) for i, step in enumerate(config.profile_steps)],
             at_pause=profile,
+            alone=alone,
         )  # fmt: skip
     finally:
         log.close()

@@ -219,6 +219,7 @@ def train(
     log: Log,
     pauses: Sequence[int] = (),
     at_pause: Callable[[int], None] = lambda step: None,
+    alone: bool = True,
 ) -> dict[str, float]:
     """Train from step ``start`` to ``steps``, saving, evaluating and logging on the way.
 
@@ -250,6 +251,8 @@ def train(
         log: takes records.
         pauses: steps at which a call ends and ``at_pause`` is called with the step.
         at_pause: starts and stops the profiler, for instance.
+        alone: whether ``save`` needs no other worker. Where it does, a worker in trouble asks
+            the others to stop at the next step, and raises after the ``save`` there.
 
     Returns:
         The metrics of the last evaluation, after the last step.
@@ -261,6 +264,7 @@ def train(
     state = dict(state)
     losses: collections.deque[float] = collections.deque(maxlen=LAST_LOSSES)
     step, saved = start, start
+    trouble: Exception | None = None
     rate = schedule(step - 1, state) if step else 0.0  # of the last step
     clock = _Clock()
 
@@ -317,7 +321,8 @@ def train(
                 ends.append(WARMUP_WINDOW - step % WARMUP_WINDOW)
             count = min(steps_per_call, steps - step, *ends)
             rates = [schedule(step + index, state) for index in range(steps_per_call)]
-            call = train_function(iterator, rates, count, step, bool(request.signal))
+            stop = bool(request.signal or trouble)
+            call = train_function(iterator, rates, count, step, stop)
             for index, (loss, wrong, images) in enumerate(call.sums):
                 if not math.isfinite(loss):
                     raise give_up(step + index + 1, "loss")
@@ -332,7 +337,7 @@ def train(
             clock.count(call)
             if call.failure:
                 if guarded or not isinstance(call.failure, UNREADABLE):
-                    if isinstance(call.failure, (*UNREADABLE, tf.errors.DataLossError)):
+                    if alone and isinstance(call.failure, (*UNREADABLE, tf.errors.DataLossError)):
                         keep()  # the data give out, and the steps made before are whole
                     raise call.failure
                 iterator, guarded = open_stream(step, True), True
@@ -340,9 +345,11 @@ def train(
                 continue
             try:
                 watch(step)
-            except Exception:
-                keep()  # whatever is wrong with the data, the steps made are whole
-                raise
+            except Exception as problem:
+                if alone:
+                    keep()  # whatever is wrong with the data, the steps made are whole
+                    raise
+                trouble = problem
             loss, error = means()
             log.progress(step, loss, error, clock.images_per_second)
             if due(log_every):
@@ -351,7 +358,9 @@ def train(
             if due(checkpoint_every) or evaluating or step == steps or call.stop:
                 keep()
             if call.stop and step < steps:
-                raise Stopped(f"Stopped {request.told} after step {step:,} of {steps:,}.")
+                raise trouble or Stopped(
+                    f"Stopped {request.told} after step {step:,} of {steps:,}."
+                )
             if evaluating:
                 evaluated()
         at_pause(step)

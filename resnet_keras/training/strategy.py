@@ -3,7 +3,8 @@
 import json
 import os
 import platform
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from resnet_keras.errors import InputError
 
 
 class Cluster(NamedTuple):
-    """Where this process stands among the workers; worker 0 is the chief, who alone writes files."""
+    """A process among the workers; worker 0 is the chief, who alone writes files."""
 
     worker: int = 0
     workers: tuple[str, ...] = ("localhost",)
@@ -104,14 +105,38 @@ def check_batch_size(
         raise InputError(f"--{flag}={batch_size} does not divide among {among}: give {sizes}.")
 
 
-def every_workers(strategy: tf.distribute.Strategy, value: float) -> list[float]:
-    """Return the value that each replica's worker gave; a barrier, too: all must call it."""
+def check_agreement(strategy: tf.distribute.Strategy, values: Mapping[str, Any]) -> None:
+    """Refuse workers that were started differently; all must call it.
 
-    @tf.function
-    def gathered(own: tf.Tensor) -> tf.Tensor:
-        return strategy.gather(strategy.run(lambda: tf.identity(own)), axis=0)
+    Args:
+        strategy: of all workers.
+        values: JSON-able, by the name that they are told by.
 
-    return gathered(tf.constant([value], tf.float64)).numpy().tolist()
+    Raises:
+        InputError: naming what differs.
+    """
+    given = every_workers(strategy, [zlib.crc32(json.dumps(v).encode()) for v in values.values()])
+    columns = zip(values, zip(*given, strict=True), strict=True)
+    differing = [name for name, column in columns if len(set(column)) > 1]
+    if differing:
+        raise InputError(
+            f"The workers differ in {', '.join(differing)}: give each the same command and data."
+        )
+
+
+def every_workers(strategy: tf.distribute.Strategy, value: Any) -> list[Any]:
+    """Return the value that each replica's worker gave; a barrier, too: all must call it.
+
+    Args:
+        strategy: of all workers.
+        value: a number, or as many numbers on each.
+    """
+    return _gathered(strategy, tf.constant([value], tf.float64)).numpy().tolist()
+
+
+@tf.function(reduce_retracing=True)
+def _gathered(strategy: tf.distribute.Strategy, own: tf.Tensor) -> tf.Tensor:
+    return strategy.gather(strategy.run(tf.identity, (own,)), axis=0)
 
 
 def choose_precision(name: str) -> str:
