@@ -1,0 +1,241 @@
+"""Several workers as real processes on loopback, each with its TF_CONFIG."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+from processes import (
+    TINY,
+    assert_same_run,
+    done,
+    last_step,
+    records,
+    running,
+    saved_step,
+)
+
+from resnet_keras.errors import InputError
+from resnet_keras.training.strategy import read_cluster
+
+STEPS = [*TINY, "--log_every=5", "--steps_per_call=4"]
+
+
+def _ends(arguments, folder, workers: int = 2, **options) -> list[tuple[int, list[str]]]:
+    """Run a cluster to its end, good or bad: each worker's exit code and complaints."""
+    with running(arguments, folder, workers=workers, **options) as processes:
+        return [(process.wait(), process.complaints) for process in processes]
+
+
+def _counted(told: str) -> str:
+    """Return what a command prints of an evaluation."""
+    (counted,) = re.findall(r"\(([\d,]+ of [\d,]+) images wrong\)", told)
+    return counted
+
+
+def test_two_workers_train_evaluate_and_export_as_one(tmp_path):
+    told = done([*STEPS, "--train_steps=24", "--evaluation_batch_size=50"], tmp_path, workers=2)
+    assert "on 2 CPUs" in told
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["1"]
+    log = records(tmp_path / "run")
+    assert [r["step"] for r in log] == [5, 10, 15, 20, 24, 24]
+    assert log[-1]["images"] == 360  # each once: 50 do not divide 360
+    # The chief's statistics alone would answer otherwise.
+    assert _counted(done(["--mode=evaluate", "--run_dir=run"], tmp_path)) == _counted(told)
+
+
+def _variables(tmp_path, norm: str, workers: int) -> list[dict[str, np.ndarray]]:
+    files = [str(tmp_path / f"{workers}_{worker}.npz") for worker in range(workers)]
+    program = ["-P", str(ROOT / "tests/one_worker.py"), norm]
+    name = str(tmp_path / f"{workers}_{{worker}}.npz")
+    for code, complaints in _ends([name], tmp_path, workers, program=program):
+        assert code == 0, complaints
+    return [dict(np.load(file)) for file in files]
+
+
+@pytest.mark.slow
+def test_two_workers_equal_one_device(tmp_path):
+    """The same 20 batches of digits, in halves."""
+    (one,) = _variables(tmp_path, "plain", 1)
+    first, second = _variables(tmp_path, "plain", 2)
+    assert one["losses"][-1] < 0.95 * one["losses"][0]
+    np.testing.assert_allclose(first["losses"], one["losses"], rtol=1e-5)
+    for name, value in one.items():
+        np.testing.assert_allclose(first[name], value, atol=1e-5, err_msg=name)
+        assert first[name].tobytes() == second[name].tobytes(), name
+
+
+@pytest.mark.slow
+def test_two_workers_with_batch_norm_equal_each_other(tmp_path):
+    first, second = _variables(tmp_path, "norm", 2)
+    different = {n for n, value in first.items() if value.tobytes() != second[n].tobytes()}
+    assert different == {n for n in first if n.startswith("before_") and "/moving_" in n}
+    assert len(different) == 6
+
+
+@pytest.mark.parametrize(
+    "tf_config",
+    [
+        "{workers",
+        '["localhost:1"]',
+        '{"cluster": {"worker": ["a:1", "b:1"]}}',
+        '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 2}}',
+        '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": -1}}',
+        '{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"chief": ["a:1"], "worker": ["b:1"]}, "task": {"type": "chief", "index": 0}}',
+    ],
+)
+def test_a_bad_cluster_is_one_sentence(tf_config):
+    with pytest.raises(InputError, match=r'^TF_CONFIG=.*: give \{"cluster": .*\}\.$'):
+        read_cluster(tf_config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--batch_size=33"], "--batch_size=33 does not divide among 2 devices: give 32 or 34."),
+        (["--strategy=mirrored"], "--strategy=mirrored trains on one machine"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused_by_every_worker(tmp_path, arguments, told):
+    for code, complaints in _ends([*STEPS, *arguments], tmp_path):
+        assert code == 2
+        assert len(complaints) == 1
+        assert told in complaints[0]
+    assert not (tmp_path / "run/config.json").exists()
+
+
+@pytest.mark.slow
+def test_workers_with_different_flags_are_refused(tmp_path):
+    for code, complaints in _ends([*STEPS, "--train_steps=3{worker}"], tmp_path):
+        assert code == 2
+        assert len(complaints) == 1
+        assert "--train_steps" in complaints[0]
+    assert not (tmp_path / "run/config.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_signal_to_one_worker_stops_both_at_the_same_step(tmp_path, stopped):
+    arguments = [*STEPS, "--train_steps=20000"]
+    run = tmp_path / "run"
+    with running(arguments, tmp_path, workers=2) as processes:
+        while last_step(run) < 17:
+            assert processes[0].popen.poll() is None, processes[0].complaints
+            time.sleep(0.01)
+        processes[stopped].popen.send_signal(signal.SIGTERM)
+        codes = [process.wait() for process in processes]
+        told = [process.complaints for process in processes]
+    assert codes == [75, 75]
+    step = f"after step {saved_step(run):,} of 20,000. The same command resumes."
+    assert told[stopped] == [f"Stopped by SIGTERM {step}"]
+    assert told[1 - stopped] == [f"Stopped as another worker was {step}"]
+    resumed = done([*STEPS, f"--train_steps={saved_step(run) + 3}"], tmp_path, workers=2)
+    assert (
+        f"Resuming cifar_resnet8 on digits (1,437 images): steps {last_step(run) - 3:,}" in resumed
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+def test_the_loss_of_a_worker_ends_the_other(tmp_path, lost, how):
+    """A frozen one stands for a machine without power or network: nobody closes its sockets."""
+    arguments = [*STEPS, "--train_steps=150", "--checkpoint_every=10"]
+    broken = tmp_path / "broken"
+    with running(arguments, broken, workers=2) as processes:
+        while last_step(broken / "run") < 50:
+            assert processes[0].popen.poll() is None, processes[0].complaints
+            time.sleep(0.001)
+        number = signal.SIGKILL if how == "killed" else signal.SIGSTOP
+        processes[lost].popen.send_signal(number)
+        survivor = processes[1 - lost]
+        assert survivor.wait(90) == 75, survivor.complaints
+        assert len(survivor.complaints) == 1
+        assert "the same command on all of them resumes" in survivor.complaints[0]
+    done(arguments, broken, workers=2)
+    done(arguments, tmp_path / "whole", workers=2)
+    assert_same_run(tmp_path / "whole/run", broken / "run")
+
+
+def _folder_data(folder: Path, bad: int) -> None:
+    """Write 64 small images of two classes, of which ``bad`` are no images."""
+    rng = np.random.default_rng(1)
+    for index in range(64):
+        for split in ("train", "val"):
+            file = folder / split / "ab"[index % 2] / f"{index}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(file)
+    for index in range(bad):
+        (folder / "train/a" / f"{2 * index}.jpg").write_bytes(b"no image")
+
+
+FOLDER = ["--dataset=folder", "--data_dir=data", "--model=cifar_resnet8", "--image_size=32",
+          "--recipe=paper", "--batch_size=8", "--run_dir=run", "--export_dir=out"]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_unreadable_images_are_named_by_whoever_meets_them(tmp_path):
+    _folder_data(tmp_path / "data", bad=4)
+    arguments = [*FOLDER, "--train_steps=8"]  # one epoch
+    with running(arguments, tmp_path, workers=2) as processes:
+        for process in processes:
+            assert process.wait() == 0, process.complaints
+        told = " ".join(line for process in processes for line in process.complaints)
+    told += json.dumps(records(tmp_path / "run"))
+    assert set(re.findall(r"/(\d+)\.jpg", told)) == {"0", "2", "4", "6"}
+
+
+@pytest.mark.slow
+def test_too_many_unreadable_images_stop_every_worker(tmp_path):
+    """Ten are always allowed; each worker meets about half of the 28 in its share."""
+    _folder_data(tmp_path / "data", bad=28)
+    ends = _ends([*FOLDER, "--train_steps=400", "--steps_per_call=1"], tmp_path)
+    assert sorted(code for code, _ in ends) in ([2, 2], [2, 75])
+    assert any("images cannot be read" in line for _, lines in ends for line in lines)
+    assert saved_step(tmp_path / "run") > 0
+
+
+def _section() -> str:
+    text = (ROOT / "README.md").read_text()
+    (section,) = re.findall(r"^## Several machines$(.*?)^## ", text, re.MULTILINE | re.DOTALL)
+    return section
+
+
+def test_the_slurm_script_names_every_worker_and_comes_back(tmp_path):
+    """Slurm's tools and python are played by scripts; python stops as after SIGTERM."""
+    (script,) = re.findall(r"```bash\n(#!/bin/bash.*?)```", _section(), re.DOTALL)
+    tools = {
+        "scontrol": 'if [ "$*" = "show hostnames n[07-08],m1" ]; then printf "n07\\nn08\\nm1\\n"; '
+        'else echo "$*" >> asked; fi',
+        "srun": 'shift; for SLURM_PROCID in 0 1 2; do export SLURM_PROCID; "$@"; done',
+        "python": 'echo "$TF_CONFIG" >> workers; exit 75',
+    }
+    for name, content in tools.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{content}\n")
+        (tmp_path / name).chmod(0o755)
+    slurm = {"SLURM_JOB_NODELIST": "n[07-08],m1", "SLURM_JOB_ID": "123456"}
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    environment = os.environ | slurm | {"PATH": path}
+    subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, check=True)
+    found = [read_cluster(line) for line in (tmp_path / "workers").read_text().splitlines()]
+    assert [cluster.worker for cluster in found] == [0, 1, 2]
+    assert {cluster.workers for cluster in found} == {("n07:23456", "n08:23456", "m1:23456")}
+    assert (tmp_path / "asked").read_text() == "requeue 123456\n"
+
+
+def test_the_examples_by_hand_and_on_kubernetes_are_clusters():
+    (by_hand,) = re.findall(r"^TF_CONFIG='(.*)' \\$", _section(), re.MULTILINE)
+    assert read_cluster(by_hand).workers == ("HOST0:2222", "HOST1:2222")
+    (on_pods,) = re.findall(r'^ +export TF_CONFIG="(.*)";$', _section().partition("```yaml")[2],
+                            re.MULTILINE)  # fmt: skip
+    told = on_pods.replace('\\"', '"').replace("$JOB_COMPLETION_INDEX", "1")
+    assert read_cluster(told) == (1, ("resnet-0.resnet:2222", "resnet-1.resnet:2222"))
