@@ -1,5 +1,6 @@
 """Section of bench_train.py: seconds from a killed run's restart to its first step."""
 
+import functools
 import shutil
 import subprocess
 import sys
@@ -29,8 +30,9 @@ def restart(turns: int, _steps: int, batch_size: int) -> dict[str, Any]:
         for source, flags in sources.items():
             runs = _runs(place / source, flags, batch_size)
             for position, run in runs.items():
-                measures[f"{source}_at_{position}"] = lambda flags=flags, run=run: _first_step(
-                    flags, run
+                step = position // batch_size + 1
+                measures[f"{source}_at_{position}"] = functools.partial(
+                    _first_step, flags, run, step
                 )
         seconds = take_turns(measures, turns)
     targets = [Target(f"{source}_at_5000", None, 30.0, at_most=True) for source in sources]
@@ -73,17 +75,15 @@ def _runs(place: Path, flags: list[str], batch_size: int) -> dict[int, Path | No
     return {position: moved.get(position) for position in POSITIONS}
 
 
-def _first_step(flags: list[str], run: Path | None) -> float:
+def _first_step(flags: list[str], run: Path | None, step: int) -> float:
+    """Return the seconds until the log tells of ``step``, the first after the run's checkpoint."""
     with tempfile.TemporaryDirectory() as folder:
         if run:
             shutil.copytree(run, Path(folder, "run"))
         running = whole_job.Running(flags, folder=Path(folder))
         try:
-            known = len(running.records())
             while time.perf_counter() - running.began < TIMEOUT:
-                records = running.records()
-                # The lines after the checkpoint are dropped at the start, and written anew.
-                if len(records) > known:
+                if any(record["step"] == step for record in running.records()):
                     return time.perf_counter() - running.began
                 time.sleep(0.02)
             raise RuntimeError(f"No step within {TIMEOUT} s.")

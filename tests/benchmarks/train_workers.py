@@ -107,6 +107,8 @@ def all_reduce(network: str, turns: int) -> tuple[list[float], int]:
     finally:
         for process in processes:
             process.kill()
+    if codes := [process.returncode for process in processes if process.returncode]:
+        raise RuntimeError(f"{script} ended with {codes[0]}.")
     found = json.loads(told[0])
     return found["seconds"], found["bytes"]
 
