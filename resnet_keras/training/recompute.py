@@ -117,7 +117,9 @@ def _recomputed_segment(segment: Segment) -> Callable[[tf.Tensor], tf.Tensor]:
                 tape.watch(again)
                 y = segment(again, training=True)
             dx, *gradients = tape.gradient(y, [again, *variables], output_gradients=dy)
-            return dx, gradients
+            # The next segment waits for the weights' gradients: late ones keep this one's inside.
+            with tf.control_dependencies([g for g in gradients if g is not None]):
+                return tf.identity(dx), gradients
 
         return y, backward
 

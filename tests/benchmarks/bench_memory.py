@@ -32,9 +32,9 @@ from resnet_keras.training.recompute import recomputed
 name, dtype, batch, recompute, steps = json.loads(sys.argv[1])
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # MiB
 loaded = peak()
-clock = time.perf_counter()
+clock, cpu = time.perf_counter(), time.process_time()
 model = build_model(name, dtype=dtype, classifier_activation=None)
-built = time.perf_counter() - clock
+built, built_cpu = time.perf_counter() - clock, time.process_time() - cpu
 clock = time.perf_counter()
 forward = recomputed(model) if recompute else lambda x: model(x, training=True)
 cut = time.perf_counter() - clock
@@ -59,19 +59,23 @@ def step(index):
 def train(count):
     tf.while_loop(lambda index: index < count, step, [0], parallel_iterations=1)
 
-clock = time.perf_counter()
+clock, cpu = time.perf_counter(), time.process_time()
 train.get_concrete_function(tf.TensorSpec([], tf.int32))
-traced = time.perf_counter() - clock
-seconds = []
+traced, traced_cpu = time.perf_counter() - clock, time.process_time() - cpu
+seconds, cpu_seconds = [], []
 for _ in range(1 + steps):
-    clock = time.perf_counter()
+    clock, cpu = time.perf_counter(), time.process_time()
     train(tf.constant(1))
     seconds.append(time.perf_counter() - clock)
+    cpu_seconds.append(time.process_time() - cpu)
 median = statistics.median(seconds[1:])
+cpu_first = cpu_seconds[0] - statistics.median(cpu_seconds[1:])
 print(json.dumps({
-    "build_seconds": built, "cut_seconds": cut, "python_trace_seconds": traced,
+    "build_seconds": built, "build_cpu_seconds": built_cpu, "cut_seconds": cut,
+    "python_trace_seconds": traced,
     # TensorFlow optimizes the graph in the first call.
     "trace_seconds": cut + traced + seconds[0] - median,
+    "trace_cpu_seconds": traced_cpu + cpu_first,  # on a shared machine the truer figure
     "step_seconds": median, "peak_mib": peak(), "peak_over_loaded_mib": peak() - loaded,
 }))
 """
@@ -92,7 +96,8 @@ def measure(name: str, dtype: str, batch: int, recompute: bool, steps: int) -> d
     kind = "recomputed" if recompute else "plain"
     print(
         f"{name}, {dtype}, batch {batch}, {kind}: build {measured['build_seconds']:.1f} s, "
-        f"trace {measured['trace_seconds']:.1f} s, step {measured['step_seconds']:.2f} s, "
+        f"trace {measured['trace_seconds']:.1f} s (CPU {measured['trace_cpu_seconds']:.1f}), "
+        f"step {measured['step_seconds']:.2f} s, "
         f"peak {measured['peak_mib']:,.0f} MiB",
         flush=True,
     )

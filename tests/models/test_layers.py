@@ -1,11 +1,14 @@
 """Batch normalisation through the fused kernel, against the stock layer and NumPy."""
 
+import threading
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from resnet_keras.models import FusedBatchNormalization
+from resnet_keras.models.layers import hold_statistics
 
 SHAPES = [(8, 5), (6, 7, 5), (4, 6, 3, 5), (2, 3, 4, 3, 5)]
 
@@ -65,6 +68,34 @@ def test_a_frozen_layer_infers_and_keeps_its_statistics():
     np.testing.assert_array_equal(fused(x, training=True), expected)
     for old, new in zip(before, fused.weights, strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+def test_held_statistics_stay_while_the_batch_normalises():
+    fused, _, x = pair((4, 6, 3, 5))
+    before, by_statistics = fused.get_weights(), fused(x, training=False)
+    with hold_statistics():
+        held = fused(x, training=True)
+        for old, new in zip(before, fused.get_weights(), strict=True):
+            np.testing.assert_array_equal(old, new)
+    np.testing.assert_array_equal(held, fused(x, training=True))
+    assert not np.allclose(held, by_statistics, atol=0.1)
+    assert not np.array_equal(fused.moving_mean, before[2]), "updated again after the hold"
+
+
+def test_statistics_are_held_in_their_own_thread_only():
+    fused, _, x = pair((8, 5))
+    before = fused.get_weights()
+    with hold_statistics():
+        thread = threading.Thread(target=lambda: fused(x, training=True))
+        thread.start()
+        thread.join()
+    assert not np.array_equal(fused.moving_mean, before[2])
+
+
+def test_statistics_that_cannot_be_held_are_refused():
+    fused, _, x = pair((4, 5, 6, 3), axis=1)
+    with hold_statistics(), pytest.raises(ValueError, match="cannot be held: that takes"):
+        fused(x, training=True)
 
 
 @pytest.mark.parametrize(
