@@ -22,7 +22,8 @@ from resnet_keras.training.logs import Log
 from resnet_keras.training.optimizers import LossScale, MomentumSGD, all_finite
 from resnet_keras.training.recompute import recomputed
 from resnet_keras.training.runs import BEST, PROFILE, open_run
-from resnet_keras.training.signals import Stopped, StopRequest
+from resnet_keras.training.signals import Stopped, StopRequest, leaving_at_signals
+from resnet_keras.training.step import make_train_function
 from resnet_keras.training.strategy import (
     Cluster,
     average_statistics,
@@ -61,7 +62,8 @@ def train(config: Config) -> int:
             flush=True,
         )
     try:
-        strategy = make_strategy(config.strategy, cluster)
+        with leaving_at_signals(STOPPED, "waiting for the other workers"):
+            strategy = make_strategy(config.strategy, cluster)
         return _train(config, cluster, strategy)
     except Stopped as stopped:
         print(f"{stopped} The same command resumes.", file=sys.stderr)
@@ -270,7 +272,7 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
     )
     try:
         metrics = loop.train(
-            loop.make_train_function(
+            make_train_function(
                 model, optimizer, strategy, batch_size=config.batch_size, seed=config.seed,
                 steps_per_call=config.steps_per_call,
                 accumulation_steps=config.accumulation_steps, loss_scale=loss_scale,

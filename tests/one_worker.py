@@ -7,8 +7,8 @@ import keras
 import numpy as np
 
 import pipelines
-from resnet_keras.training.loop import make_train_function
 from resnet_keras.training.optimizers import MomentumSGD
+from resnet_keras.training.step import make_train_function
 from resnet_keras.training.strategy import (
     average_statistics,
     every_workers,

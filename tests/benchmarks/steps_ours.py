@@ -10,8 +10,8 @@ from turns import serve
 
 from pipelines.loader import keep_freed_memory, options
 from resnet_keras.models import build_model
-from resnet_keras.training.loop import make_train_function
 from resnet_keras.training.optimizers import MomentumSGD
+from resnet_keras.training.step import make_train_function
 from resnet_keras.training.strategy import make_strategy
 
 STEPS_PER_CALL = 10  # as `main` has it

@@ -24,6 +24,7 @@ from resnet_keras.training.schedules import (
     warmup_until_learning,
 )
 from resnet_keras.training.signals import Stopped
+from resnet_keras.training.step import make_train_function
 from resnet_keras.training.strategy import average_statistics
 
 BATCH = 12
@@ -105,7 +106,7 @@ class Run:
 
         try:
             loop.train(
-                loop.make_train_function(
+                make_train_function(
                     self.model, self.optimizer, self.strategy, batch_size=BATCH, seed=1,
                     steps_per_call=given["steps_per_call"], accumulation_steps=parts,
                     loss_scale=self.loss_scale,
@@ -247,7 +248,7 @@ def test_dropout_differs_by_step_and_replica_and_follows_the_seed(tmp_path, cpus
             model = _network(norm=False, dropout=0.5)
             optimizer = MomentumSGD(0.0, 0.0)
             optimizer.build(model.trainable_variables)
-        train = loop.make_train_function(
+        train = make_train_function(
             model, optimizer, strategy, batch_size=12, seed=seed, steps_per_call=1
         )
         same = next(iter(_batches()))
@@ -366,7 +367,7 @@ def test_masks_differ_between_the_parts_of_a_batch(tmp_path):
     half = {k: tf.concat([v[:6], v[:6]], 0) for k, v in same.items()}
 
     def loss(parts: int, batch: dict) -> float:
-        train = loop.make_train_function(
+        train = make_train_function(
             model, optimizer, strategy, batch_size=12, seed=1, steps_per_call=1,
             accumulation_steps=parts,
         )  # fmt: skip

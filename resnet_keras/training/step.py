@@ -1,0 +1,175 @@
+"""The compiled training step: several of them in one tf.function, on any strategy."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from resnet_keras.training.optimizers import LossScale, MomentumSGD, all_finite
+
+
+class Steps(NamedTuple):
+    """What one call of the compiled loop did.
+
+    made: whole steps. sums: of each, [cross-entropy, wrong answers, weights] over its images.
+    waited: seconds without a batch. stop: whether any worker asked to stop. failure: the error
+    that ended the call early, if the iterator raised one.
+    """
+
+    made: int
+    sums: list[list[float]]
+    waited: float
+    stop: bool
+    failure: tf.errors.OpError | None
+
+
+def make_train_function(
+    model: keras.Model,
+    optimizer: MomentumSGD,
+    strategy: tf.distribute.Strategy,
+    *,
+    batch_size: int,
+    seed: int,
+    steps_per_call: int,
+    accumulation_steps: int = 1,
+    loss_scale: LossScale | None = None,
+    forward: Callable[[tf.Tensor], tf.Tensor] | None = None,
+) -> Callable[..., Steps]:
+    """Return a function that makes several steps in one compiled call.
+
+    The function takes an iterator of ``{"image", "label", "weight"}`` batches, the learning rates
+    of the next ``steps_per_call`` steps or more, of which it uses the first ``count``, that
+    ``count``, the number of steps made before, and whether this worker wants to stop. It returns
+    ``Steps``. The cross-entropy is without the decay term, which the optimizer adds to the
+    gradient. Every step waits for the one before, so a failing iterator leaves whole steps.
+
+    Args:
+        model: returns logits.
+        optimizer: built inside the strategy's scope.
+        strategy: runs the replicas.
+        batch_size: global, in images.
+        seed: of dropout.
+        steps_per_call: at most so many steps in one call.
+        accumulation_steps: parts of a replica's batch whose gradients are added up, one part in
+            memory at a time; each has batch-norm statistics of its own, as a device has.
+        loss_scale: for float16, made inside the strategy's scope.
+        forward: images -> logits in training mode, instead of the model's own.
+    """
+    dropouts = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+    variables = [variable.value for variable in model.trainable_variables]
+    replicas = strategy.num_replicas_in_sync
+    forward = forward or (lambda images: model(images, training=True))
+    sums = tf.Variable(tf.zeros([steps_per_call, 4]))  # of each step; the last column: stop
+    made, waited = tf.Variable(0), tf.Variable(0.0, dtype=tf.float64)
+
+    def gradients_and_sums(
+        batch: dict[str, tf.Tensor], mask: tf.Tensor
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        # Dropout's state is set, not advanced: masks depend on seed, layer, step, replica and
+        # part only, so a resumed run draws the same ones and replicas draw different ones.
+        for index, layer in enumerate(dropouts):
+            state = layer.seed_generator.state
+            state.assign(tf.stack([seed + index * 2**16, tf.cast(mask, state.dtype)]))
+        with tf.GradientTape() as tape:
+            logits = tf.cast(forward(batch["image"]), tf.float32)
+            losses = batch["weight"] * tf.nn.sparse_softmax_cross_entropy_with_logits(
+                batch["label"], logits
+            )
+            loss = tf.reduce_sum(losses) / batch_size
+            if loss_scale:
+                loss *= loss_scale.factor
+        gradients = tape.gradient(loss, variables)
+        answers = tf.argmax(logits, axis=-1, output_type=batch["label"].dtype)
+        wrong = batch["weight"] * tf.cast(answers != batch["label"], tf.float32)
+        return gradients, tf.stack([tf.reduce_sum(x) for x in (losses, wrong, batch["weight"])])
+
+    def accumulated(
+        batch: dict[str, tf.Tensor], mask: tf.Tensor
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        parts = {
+            name: tf.reshape(part, [accumulation_steps, -1, *part.shape[1:]])
+            for name, part in batch.items()
+        }
+        totals = [tf.zeros(variable.shape) for variable in variables]
+        total = tf.zeros(3)
+        for part in tf.range(accumulation_steps):
+            tf.autograph.experimental.set_loop_options(parallel_iterations=1)
+            found, seen = gradients_and_sums(
+                {name: value[part] for name, value in parts.items()},
+                mask * accumulation_steps + tf.cast(part, mask.dtype),
+            )
+            totals = [old + new for old, new in zip(totals, found, strict=True)]
+            total += seen
+        return totals, total
+
+    def step(
+        batch: dict[str, tf.Tensor], number: tf.Tensor, rate: tf.Tensor, stop: tf.Tensor
+    ) -> tf.Tensor:
+        context = tf.distribute.get_replica_context()
+        mask = tf.cast(number, tf.int64) * replicas + tf.cast(
+            context.replica_id_in_sync_group, tf.int64
+        )
+        if accumulation_steps > 1:
+            gradients, seen = accumulated(batch, mask)
+        else:
+            gradients, seen = gradients_and_sums(batch, mask)
+        # One reduction for everything: among workers each one costs a round trip.
+        *gradients, seen = context.all_reduce(
+            tf.distribute.ReduceOp.SUM, [*gradients, tf.concat([seen, [stop]], 0)]
+        )
+        if loss_scale is None:
+            optimizer.apply(gradients, rate)
+        else:
+            gradients = [gradient / loss_scale.factor for gradient in gradients]
+            finite = all_finite(gradients)
+            tf.cond(finite, lambda: optimizer.apply(gradients, rate), lambda: None)
+            loss_scale.update(finite)
+        return seen
+
+    @tf.function
+    def compiled(
+        iterator: tf.data.Iterator,
+        rates: tf.Tensor,
+        count: tf.Tensor,
+        first: tf.Tensor,
+        stop: tf.Tensor,
+    ) -> None:
+        made.assign(0)
+        waited.assign(0.0)
+        for index in tf.range(count):
+            tf.autograph.experimental.set_loop_options(parallel_iterations=1)
+            asked = tf.timestamp()
+            with tf.control_dependencies([asked]):
+                batch = next(iterator)
+            with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
+                waited.assign_add(tf.timestamp() - asked)
+            seen = strategy.run(step, args=(batch, first + index, rates[index], stop))
+            seen = strategy.experimental_local_results(seen)[0]
+            with tf.control_dependencies([sums.scatter_nd_update([[index]], [seen])]):
+                made.assign_add(1)
+
+    def train_function(
+        iterator: tf.data.Iterator,
+        rates: Sequence[float],
+        count: int,
+        first: int,
+        stop: bool = False,
+    ) -> Steps:
+        failure = None
+        try:
+            compiled(
+                iterator,
+                tf.constant(rates, tf.float32),
+                tf.constant(count),
+                tf.constant(first),
+                tf.constant(float(stop)),
+            )
+        except tf.errors.OpError as error:
+            failure = error
+        steps = int(made.numpy())
+        rows = sums.numpy()[:steps].tolist()
+        stopping = bool(rows) and rows[-1][3] > 0
+        return Steps(steps, [row[:3] for row in rows], float(waited.numpy()), stopping, failure)
+
+    return train_function
