@@ -22,7 +22,7 @@ from resnet_keras.training.logs import Log
 from resnet_keras.training.optimizers import LossScale, MomentumSGD, all_finite
 from resnet_keras.training.recompute import recomputed
 from resnet_keras.training.runs import BEST, PROFILE, open_run
-from resnet_keras.training.signals import Stopped, StopRequest, leaving_at_signals
+from resnet_keras.training.signals import Stopped, StopRequest, ended_by_signals
 from resnet_keras.training.step import make_train_function
 from resnet_keras.training.strategy import (
     Cluster,
@@ -62,7 +62,7 @@ def train(config: Config) -> int:
             flush=True,
         )
     try:
-        with leaving_at_signals(STOPPED, "waiting for the other workers"):
+        with ended_by_signals():  # TensorFlow waits here for the other workers
             strategy = make_strategy(config.strategy, cluster)
         return _train(config, cluster, strategy)
     except Stopped as stopped:

@@ -24,7 +24,8 @@ def main(norm: bool, file: str) -> None:
     replicas = strategy.num_replicas_in_sync
     keras.utils.set_random_seed(3)
     with strategy.scope():
-        x = image = keras.Input((32, 32, 3))
+        image = keras.Input((32, 32, 3))
+        x = keras.layers.Rescaling(1 / 64)(image)  # for a loss that falls smoothly
         for channels in (8, 8, 16):
             x = keras.layers.Conv2D(channels, 3, strides=2)(x)
             x = keras.layers.BatchNormalization()(x) if norm else x

@@ -1,6 +1,8 @@
 """Ctrl-C and SIGTERM: requests to stop after the step at hand."""
 
+import contextlib
 import signal
+from collections.abc import Iterator
 from types import FrameType
 
 
@@ -33,3 +35,20 @@ class StopRequest:
     def told(self) -> str:
         """Say what asked to stop; among several workers it may have been another one."""
         return f"by {self.signal.name}" if self.signal else "as another worker was"
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the process at once.
+
+    For waits within native code that holds Python's lock: no handler would run before its end.
+    TensorFlow catches SIGTERM itself while it waits for other workers, so there only Ctrl-C helps.
+    """
+    previous = {
+        number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
