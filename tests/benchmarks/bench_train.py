@@ -5,7 +5,8 @@
 Needs the extra `bench` (PyTorch) and ../shared/data with tfds/cifar10 and imagenette_mini. The
 contenders of a section take strictly alternating turns, each in a process of its own that sleeps
 meanwhile; all have the same threads and environment. Figures are medians over the turns, ratios
-those of medians, beside the lowest and highest ratio of a single turn.
+those of medians, beside the lowest and highest ratio of a single turn. Run it on an idle machine:
+neighbours hurt PyTorch's threads, which wait for each other at every operation, more than ours.
 Every section replaces its part of tests/benchmarks/results/bench_train.json.
 """
 

@@ -122,6 +122,7 @@ def _cifar20(
         commands = {
             "torch_no_workers": [*torch, "--workers=0"],
             "torch_2_workers": [*torch, "--workers=2"],
+            "torch_channels_first": [*torch, "--channels_first"],
         }
         if precision == "float32":
             commands["keras_fit"] = ["peers_keras.py", *shape]
@@ -134,7 +135,7 @@ def _cifar20(
             for name, peer in peers.items()
         }
         rates = take_turns({"ours": ours, **measures}, turns)
-    best = _best(rates, "torch_no_workers", "torch_2_workers")
+    best = _best(rates, *(name for name in commands if name.startswith("torch")))
     rates["torch"] = rates[best]
     rates["input_wait"] = waits
     return summary(
