@@ -152,7 +152,9 @@ def test_a_kill_during_the_export(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-@pytest.mark.parametrize("options", [{}, {"devices": 4}, {"workers": 2}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"devices": 4}, {"workers": 2}], ids=["alone", "mirrored", "workers"]
+)
 def test_a_signal_changes_nothing(tmp_path, name, options):
     """But on several devices: their statistics are averaged where the run stops, and so rounded."""
     strategy = ["--strategy=mirrored"] if "devices" in options else []
