@@ -138,7 +138,8 @@ def main() -> None:
 
     torch.manual_seed(0)
     layout = torch.contiguous_format if options.channels_first else torch.channels_last
-    model = NETWORKS[options.network]().to(memory_format=layout).train()
+    model = NETWORKS[options.network]().train()
+    model.to(memory_format=layout)  # type: ignore[call-overload]  # missing in PyTorch's types
     optimizer = torch.optim.SGD(
         model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4, fused=True
     )

@@ -65,6 +65,7 @@ class Running:
         self._chatter = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
         command = [sys.executable, "-m", "resnet_keras.main", *flags]
         command += ["--run_dir=run", "--export_dir=export"]
+        self._told = " ".join(command)
         self.began = time.perf_counter()
         self.process = subprocess.Popen(
             pinned(command, cores),
@@ -93,7 +94,7 @@ class Running:
         told, records = self._chatter.read()[-3000:], self.records()
         self._close()
         if code:
-            raise RuntimeError(f"{self.process.args} ended with {code}:\n{told}")
+            raise RuntimeError(f"{self._told} ended with {code}:\n{told}")
         return Finished(records, exit_seconds)
 
     def kill(self) -> None:
