@@ -172,4 +172,4 @@ def test_a_signal_changes_nothing(tmp_path, name, options):
                 assert len(process.complaints) == 1
             assert f"Stopped by {name} after step {saved_step(run):,}" in processes[0].complaints[0]
     done(arguments, tmp_path / "broken", **options)
-    assert_same_run(tmp_path / "whole/run", run, rounded="/moving_" if options else "")
+    assert_same_run(tmp_path / "whole/run", run, rounded="moving_" if options else "")
