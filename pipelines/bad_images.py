@@ -1,6 +1,6 @@
 """The account of unreadable images: each named once, and how many are too many."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from pipelines.errors import DataError
 
@@ -15,10 +15,17 @@ class BadImages:
         images: number of images in the split.
         max_fraction: share of them that may be unreadable, and never fewer than 10.
         log: called once with each name.
+        known: names that were logged before, as by the run that this one resumes.
     """
 
-    def __init__(self, images: int, max_fraction: float, log: Callable[[str], None]) -> None:
-        self.names: dict[str, None] = {}
+    def __init__(
+        self,
+        images: int,
+        max_fraction: float,
+        log: Callable[[str], None],
+        known: Iterable[str] = (),
+    ) -> None:
+        self.names: dict[str, None] = dict.fromkeys(known)
         self._images = images
         self._allowed = max(ALLOWED_BAD_IMAGES, int(max_fraction * images))
         self._log = log

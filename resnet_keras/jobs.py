@@ -23,7 +23,12 @@ from resnet_keras.serving import places
 from resnet_keras.serving import predict as serving_predict
 from resnet_keras.training.checkpoints import Checkpoints
 from resnet_keras.training.runs import BEST
-from resnet_keras.training.strategy import Cluster, check_batch_size, make_strategy
+from resnet_keras.training.strategy import (
+    Cluster,
+    check_batch_size,
+    choose_precision,
+    make_strategy,
+)
 
 DONE = 0
 
@@ -31,7 +36,9 @@ DONE = 0
 def evaluate(config: Config) -> int:
     """Evaluate the newest checkpoint of a run."""
     source, recipe = open_data(config)
-    strategy = make_strategy(config.strategy, Cluster())  # each worker would do it all
+    # Of several machines, one is enough.
+    name = "auto" if config.strategy == "multi_worker" else config.strategy
+    strategy = make_strategy(name, Cluster())
     check_batch_size(strategy, config.evaluation_batch_size, "evaluation_batch_size")
     with strategy.scope():
         model, step = _restore(config, source, recipe)
@@ -161,6 +168,7 @@ def open_data(config: Config) -> tuple[pipelines.Source, pipelines.Recipe]:
 
 def build(config: Config, source: pipelines.Source, recipe: pipelines.Recipe) -> keras.Model:
     """Build the network for logits: the loss needs them, softmax is the reader's."""
+    precision = choose_precision(config.precision)
     try:
         return build_model(
             config.model,
@@ -168,9 +176,7 @@ def build(config: Config, source: pipelines.Source, recipe: pipelines.Recipe) ->
             input_shape=(recipe.image_size, recipe.image_size, 3),
             classifier_activation=None,
             initializer=config.init or None,
-            dtype=config.precision
-            if config.precision == "float32"
-            else f"mixed_{config.precision}",
+            dtype=precision if precision == "float32" else f"mixed_{precision}",
             **config.architecture_arguments(),
         )
     except ValueError as error:

@@ -147,9 +147,6 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
     average = average_statistics(strategy, model)
     evaluate_on = make_evaluate(model, strategy)
 
-    unreadable: list[str] = []  # filled by the input's threads, told by the loop
-    bad_images = pipelines.BadImages(images, config.max_bad_fraction, unreadable.append)
-
     def open_stream(step: int, guarded: bool) -> tf.data.Iterator:
         def share(context: tf.distribute.InputContext) -> tf.data.Dataset:
             where = {
@@ -182,8 +179,8 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
         if cluster.is_chief:
             checkpoints.save(step, state)
 
-    def tell_unreadable(step: int, name: str) -> None:
-        log.write("unreadable", step, image=name)
+    def tell_unreadable(step: int, split: str, name: str) -> None:
+        log.write("unreadable", step, split=split, image=name)
         if not cluster.is_chief:  # whose log is not its own
             print(f"Left out, not readable: {name}", file=sys.stderr)
 
@@ -194,6 +191,7 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
                 raise Stopped(f"Stopped {request.told} while evaluating step {step:,}.")
 
         average()
+        split = jobs.reported_split(source)
         found: list[str] = []
         batches, count = jobs.evaluation_batches(
             config, source, recipe, strategy, cluster, found.append
@@ -201,8 +199,8 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
         began = time.perf_counter()
         metrics = evaluate_on(batches, count, watch)
         for name in found:
-            tell_unreadable(step, name)
-        log.write(jobs.reported_split(source), step, **metrics, seconds=time.perf_counter() - began)
+            tell_unreadable(step, split, name)
+        log.write(split, step, **metrics, seconds=time.perf_counter() - began)
         return metrics
 
     def observe_evaluation(
@@ -236,16 +234,22 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
 
     def watch(step: int) -> None:
         while unreadable:
-            tell_unreadable(step, unreadable.pop(0))
+            tell_unreadable(step, "train", unreadable.pop(0))
         bad_images.check()
 
+    profiling = False
+
     def profile(step: int) -> None:
+        nonlocal profiling
         if not config.profile_steps or not cluster.is_chief:
             return
-        if step == config.profile_steps[0] - 1:
+        first, last = config.profile_steps
+        if not profiling and first - 1 <= step < last:
             tf.profiler.experimental.start(str(run / PROFILE))
-        elif step == config.profile_steps[1]:
+            profiling = True
+        elif profiling and step >= last:
             tf.profiler.experimental.stop()
+            profiling = False
 
     schedule = _schedule(config)
     todo = start < config.train_steps
@@ -269,6 +273,13 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
         total_steps=config.train_steps,
         images_per_step=config.batch_size,
         tensorboard=config.tensorboard,
+    )
+    unreadable: list[str] = []  # filled by the input's threads, told by the loop
+    bad_images = pipelines.BadImages(
+        images,
+        config.max_bad_fraction,
+        unreadable.append,
+        known=[r["image"] for r in log.kept if r["kind"] == "unreadable" and r["split"] == "train"],
     )
     try:
         metrics = loop.train(
@@ -303,6 +314,8 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
         )  # fmt: skip
     finally:
         log.close()
+        if profiling:
+            tf.profiler.experimental.stop()
     if cluster.is_chief:
         # From the checkpoint: what is exported is what the run's directory holds.
         exported, _ = jobs.export_newest(config, source, recipe)

@@ -44,6 +44,7 @@ def test_an_unreadable_image_is_named_and_costs_its_weight_only(tmp_path, pictur
         "val/light/2.jpg",
     ]
     assert [r["step"] for r in records if r["kind"] == "train"] == [3, 6]
+    assert {r["split"] for r in records if r["kind"] == "unreadable"} == {"train", "test"}
     assert "of 7 images wrong" in told
 
 

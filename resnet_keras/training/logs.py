@@ -25,6 +25,7 @@ SHOWN = {
     "wrong": "{:,} wrong",
     "seconds": "{:.1f} s",
     "image": "{}",
+    "split": "in {}",
     "drops": "drop {}",
 }
 
@@ -46,6 +47,7 @@ class Log:
 
     Attributes:
         records: lines of the log now.
+        kept: the records that were there when it was opened.
 
     Raises:
         InputError: where a line of the log is damaged.
@@ -63,17 +65,18 @@ class Log:
         tensorboard: bool,
     ) -> None:
         self.records = records
+        self.kept: list[dict[str, Any]] = []
         self._file = self._events = None
         if run:
             self._path = run / LOG
             try:
                 kept = _lines(self._path)[:records]
-                parsed = _parsed(self._path, kept)
+                self.kept = _parsed(self._path, kept)
                 replace(self._path, b"".join(line + b"\n" for line in kept))
             except OSError as error:
                 raise cannot_write(self._path, error.strerror) from None
             self.records = len(kept)
-            self._events = Events(run, parsed) if tensorboard else None
+            self._events = Events(run, self.kept) if tensorboard else None
             self._file = self._path.open("a", encoding="utf-8")
         # Silent where nobody watches: a terminal gets the bar, a file or pipe gets lines.
         self._bar = _Bar(

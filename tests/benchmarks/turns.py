@@ -57,7 +57,7 @@ class Contender:
         script: a file of this directory.
         arguments: its command line.
         cores: the cores it may use; None for all.
-        environment: variables to add.
+        environment: variables to add; None takes one away.
     """
 
     def __init__(
@@ -65,13 +65,14 @@ class Contender:
         script: str,
         *arguments: str,
         cores: Sequence[int] | None = None,
-        environment: Mapping[str, str] | None = None,
+        environment: Mapping[str, str | None] | None = None,
     ) -> None:
+        variables = {**surroundings(cores), **(environment or {})}
         self._name = " ".join((script, *arguments))
         self._chatter = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
             pinned([sys.executable, str(HERE / script), *arguments], cores),
-            env={**surroundings(cores), **(environment or {})},
+            env={name: value for name, value in variables.items() if value is not None},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._chatter,

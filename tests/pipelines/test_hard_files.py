@@ -197,3 +197,15 @@ def test_a_distributed_stream_is_guarded_too(write_folder):
     ]
     assert np.sum(weights) == 17
     assert stream.position == 18
+
+
+def test_what_a_resumed_run_has_told_before_is_counted_but_not_told_again():
+    told: list[str] = []
+    bad = pipelines.BadImages(100, 0.0, told.append, known=[f"{i}.jpg" for i in range(10)])
+    bad.add("3.jpg")
+    bad.check()
+    assert not told
+    bad.add("new.jpg")
+    assert told == ["new.jpg"]
+    with pytest.raises(pipelines.DataError, match="11 of 100 images"):
+        bad.check()

@@ -143,10 +143,10 @@ def test_without_a_terminal_there_are_lines_and_no_bar(tmp_path, capsys):
     log = _log(tmp_path)
     log._bar.mininterval = 0
     log.progress(10, 1.5, 0.5, 100.0)
-    log.write("unreadable", 10, image="train/cat/1.jpg")
+    log.write("unreadable", 10, split="train", image="train/cat/1.jpg")
     log.close()
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.split() == ["step", "10", "unreadable", "train/cat/1.jpg"]
+    assert line.split() == ["step", "10", "unreadable", "in", "train", "train/cat/1.jpg"]
 
 
 @pytest.mark.parametrize(
