@@ -27,6 +27,7 @@ from resnet_keras.training.strategy import (
     Cluster,
     check_batch_size,
     choose_precision,
+    distribute,
     make_strategy,
 )
 
@@ -216,11 +217,6 @@ def evaluation_batches(
     size = config.evaluation_batch_size // workers
     local = size * workers // strategy.num_replicas_in_sync
 
-    def distribute(batches: tf.data.Dataset) -> Iterable:
-        return strategy.distribute_datasets_from_function(
-            lambda context: batches if local == size else batches.rebatch(local)
-        )
-
     stream = pipelines.test_stream(
         source,
         recipe,
@@ -230,7 +226,9 @@ def evaluation_batches(
         shard_count=workers,
         max_bad_fraction=config.max_bad_fraction,
         guarded=workers > 1,  # an error on one worker would end the step of all
-        distribute=distribute,
+        distribute=lambda batches: distribute(
+            strategy, lambda context: batches if local == size else batches.rebatch(local)
+        ),
         log=on_bad,
     )
     return stream, math.ceil(math.ceil(source.sizes[split] / workers) / size)

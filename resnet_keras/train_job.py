@@ -30,6 +30,7 @@ from resnet_keras.training.strategy import (
     check_agreement,
     check_batch_size,
     choose_precision,
+    distribute,
     every_workers,
     make_strategy,
     read_cluster,
@@ -172,7 +173,7 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
             endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
             return batches.apply(endless)
 
-        return iter(strategy.distribute_datasets_from_function(share))
+        return iter(distribute(strategy, share))
 
     def save(step: int, state: schedules.State) -> None:
         average()

@@ -41,6 +41,45 @@ def test_the_input_rows_are_their_log():
     assert not [figure for figure in told if figure not in README]
 
 
+def _ratio(section: dict, name: str, digits: int = 2) -> str:
+    return f"{section['ratios'][name]['ratio']:.{digits}f}"
+
+
+def test_the_training_rows_are_their_log():
+    sections = _results("bench_train")["sections"]
+    told = []
+    for name in ("resnet50", "cifar20"):
+        section = sections[name]
+        ours = section["medians"]["ours"]
+        told.append(
+            f"| {ours:.1f} images/s: " if name == "resnet50" else f"| {ours:.0f} images/s: "
+        )
+        told.append(f"{_ratio(section, 'ours / keras_fit')} x Keras")
+        told.append(f"{_ratio(section, 'ours / keras_fit_as_installed')} x as it comes")
+        told.append(f"{_ratio(section, 'ours / torch')} x PyTorch")
+    share = sections["resnet50"]["ratios"]["ours_gflops / matmul_gflops"]["ratio"]
+    told.append(f"{100 * share:.0f} % of the FLOP/s of a large matrix product")
+    loop = sections["loop_cifar20"]["ratios"]["bare / whole"]["ratio"] - 1
+    told.append(f"| {100 * loop:.1f} % more time |")
+    for name in ("resnet50", "cifar20"):
+        saving = sections[f"loop_checkpoint_{name}"]["ratios"]["checkpoint / 500_steps"]["ratio"]
+        told.append(f"{100 * saving:.2f} %")
+        told.append(f"{sections['loop_evaluation']['medians'][f'{name}_idle']:.1f} s")
+    assert not [figure for figure in told if figure not in README]
+
+
+def test_the_memory_rows_are_their_log():
+    log = _results("bench_memory")
+    medians = log["comparison"]["medians"]
+    peaks = [medians[name]["peak_mib"] for name in ("recomputed", "plain")]
+    ratio = log["comparison"]["recomputed_to_plain"]["step_seconds"]
+    told = [f"{peaks[0]:,.0f} of {peaks[1]:,.0f} MiB, {ratio:.2f} x the time a step"]
+    deep = log["deep"]
+    told.append(f"{deep['peak_mib'] / 1024:.1f} GiB, {deep['step_seconds']:.0f} s a step")
+    told.append(f"{deep['build_seconds'] + deep['trace_seconds']:.0f} s to build and trace")
+    assert not [figure for figure in told if figure not in README]
+
+
 def test_ci_runs_the_readme_test_command():
     (extract,) = re.findall(r"^command=\$\((.*)\)$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
     told = subprocess.run(

@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,6 +122,21 @@ def check_agreement(strategy: tf.distribute.Strategy, values: Mapping[str, Any])
         raise InputError(
             f"The workers differ in {', '.join(differing)}: give each the same command and data."
         )
+
+
+def distribute(
+    strategy: tf.distribute.Strategy,
+    share: Callable[[tf.distribute.InputContext], tf.data.Dataset],
+) -> Iterable[Any]:
+    """Return the batches that ``share`` gives each worker, of a replica's size, for the replicas.
+
+    A single CPU reads its data set directly: the iterators that TensorFlow would put in between
+    tune themselves whatever the data set's options say, and where they are freed, as at the end of
+    every evaluation, they wait for their tuning thread, up to a minute.
+    """
+    if strategy.num_replicas_in_sync == 1 and not tf.config.list_logical_devices("GPU"):
+        return share(tf.distribute.InputContext())
+    return strategy.distribute_datasets_from_function(share)
 
 
 def every_workers(strategy: tf.distribute.Strategy, value: Any) -> list[Any]:

@@ -17,6 +17,7 @@ from steps_ours import build
 
 import pipelines
 from resnet_keras.evaluation.metrics import make_evaluate
+from resnet_keras.training.strategy import distribute
 
 
 class Watched:
@@ -59,7 +60,7 @@ def main() -> None:
             source,
             recipe,
             batch_size=arguments.batch_size,
-            distribute=strategy.experimental_distribute_dataset,
+            distribute=lambda data: distribute(strategy, lambda context: data),
         )
         watched = Watched(batches)
         evaluate(watched, -(-source.sizes["test"] // arguments.batch_size))
