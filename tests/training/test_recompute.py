@@ -151,6 +151,7 @@ print(*[(peak - peaks[0]) / 1024 for peak in peaks[1:]])
 """
 
 
+@pytest.mark.slow
 def test_memory_is_saved():
     """15 blocks keep at least 3.5 tensors each; a stage's hold 16, 8 or 4 MiB each at batch 256."""
     command = [sys.executable, "-c", MEASURE]
