@@ -148,7 +148,7 @@ class _Bar(tqdm.tqdm):
     @property
     def format_dict(self) -> dict[str, Any]:
         rate = self.images_per_second / self.images_per_step
-        return super().format_dict | {"rate": rate or None}
+        return super().format_dict | {"rate": rate}  # 0 shows "?"; None would be tqdm's own guess
 
 
 def _lines(path: Path) -> list[bytes]:

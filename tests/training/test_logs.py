@@ -1,5 +1,6 @@
 import contextlib
 import fcntl
+import functools
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import resource
 import struct
 import sys
 import termios
+import time
 
 import pytest
 
@@ -112,16 +114,29 @@ def test_a_full_disk_is_one_sentence_and_the_log_resumes(tmp_path, tensorboard):
 
 @contextlib.contextmanager
 def _terminal(monkeypatch):
-    """Make stderr a terminal of 100 columns; give a function that reads what it was sent."""
+    """Make stderr a terminal of 100 columns; give a function that waits for a line."""
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 100, 0, 0))
     stream = io.TextIOWrapper(os.fdopen(theirs, "wb"), write_through=True)
     os.set_blocking(ours, False)
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", stream)
-        yield lambda: os.read(ours, 2**16).decode()
+        yield functools.partial(_line, ours)
     stream.close()
     os.close(ours)
+
+
+def _line(terminal: int, opening: str) -> str:
+    """Wait until the terminal has shown a whole line that opens so; return it."""
+    text, deadline = "", time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with contextlib.suppress(BlockingIOError):
+            text += os.read(terminal, 2**16).decode()
+        for line in re.split(r"[\r\n]+", text):
+            if line.startswith(opening) and line.rstrip().endswith("%"):
+                return line.rstrip()
+        time.sleep(0.01)
+    raise AssertionError(f"No line {opening!r}... in {text!r}")
 
 
 def test_the_bar_of_a_resumed_run_tells_the_time_that_is_left(tmp_path, monkeypatch):
@@ -129,12 +144,11 @@ def test_the_bar_of_a_resumed_run_tells_the_time_that_is_left(tmp_path, monkeypa
         log = _log(tmp_path, step=4_000, total=10_000)
         log._bar.mininterval = 0  # shown at once
         log.progress(4_001, loss=1.25, error=0.125, images_per_second=0.0)
-        assert "| ? left" in read()  # no speed, no guess
+        assert "| ? left, 0 images/s" in read("4,001/10,000 |")  # no speed, no guess
         log.progress(5_000, loss=1.25, error=0.125, images_per_second=256.0)
-        shown = re.split(r"[\r\n]+", read())[-1]
+        shown = read("5,000/10,000 |")
         log.close()
     # 5,000 steps of 128 images at 256 images/s: 2,500 s = 41 min 40 s.
-    assert "5,000/10,000 |" in shown
     assert "| 41:40 left, 256 images/s, loss 1.250, error 12.5 %" in shown
     assert len(shown) <= 100
 
