@@ -60,6 +60,9 @@ def test_the_training_rows_are_their_log():
     share = sections["resnet50"]["ratios"]["ours_gflops / matmul_gflops"]["ratio"]
     told.append(f"{100 * share:.0f} % of the FLOP/s of a large matrix product")
     told.append(f"| {_ratio(sections['workers_resnet50'], 'two / one')} x one worker on one core |")
+    medians = sections["restart"]["medians"]
+    starts = ", ".join(f"{medians[f'folder_at_{image}']:.1f}" for image in (0, 5000, 9900))
+    told.append(f"| {starts} s (once each) |")
     loop = sections["loop_cifar20"]["ratios"]["bare / whole"]["ratio"] - 1
     told.append(f"| {100 * loop:.1f} % more time |")
     for name in ("resnet50", "cifar20"):
