@@ -5,6 +5,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -123,7 +124,7 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
     others = {"optimizer": optimizer.state}
     if loss_scale:
         others["loss_scale"] = loss_scale.state
-    forward = _recomputed(model, config) if config.recompute else None
+    forward = _recomputed(model) if config.recompute else None
     # Only now, when all input is known to be good, may --restart delete anything.
     free = resumable(config) | ({"replicas"} if config.resume == "approximate" else set())
     if cluster.is_chief:
@@ -340,7 +341,7 @@ def _schedule(config: Config) -> schedules.Schedule:
     return schedule
 
 
-def _recomputed(model: keras.Model, config: Config):
+def _recomputed(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
     try:
         return recomputed(model)
     except ValueError as error:

@@ -1,5 +1,6 @@
 """The command line as users run it: train, look at the result, run it again, get it wrong."""
 
+import json
 import re
 import resource
 import signal
@@ -8,6 +9,7 @@ import sys
 import time
 
 import numpy as np
+import processes
 import pytest
 from conftest import ROOT
 from PIL import Image
@@ -125,6 +127,31 @@ def test_a_full_disk_is_one_sentence_and_spares_what_is_there(tmp_path):
     assert {name: (run / name).read_bytes() for name in before} == before
     again = _done(*TINY, "--train_steps=20", cwd=tmp_path)
     assert "steps 12 to 20" in again
+
+
+def test_the_best_checkpoint_is_kept_and_a_stretch_is_profiled(tmp_path):
+    """And recomputation, and a batch in parts."""
+    options = ["--recompute", "--accumulation_steps=2", "--profile_steps=4,5", "--run_dir=run"]
+    _done(*TINY, "--train_steps=60", "--evaluate_every=10", "--lr_drops=30", *options, cwd=tmp_path)
+    lines = (tmp_path / "run/log.jsonl").read_text().splitlines()
+    tested = [r for r in map(json.loads, lines) if r["kind"] == "test"]
+    assert [r["step"] for r in tested] == [10, 20, 30, 40, 50, 60]
+    best = min(tested, key=lambda record: record["wrong"])  # the first of equals
+    told = _done("--mode=evaluate", "--run_dir=run", "--checkpoint=best", cwd=tmp_path)
+    assert f"step {best['step']:,}\n" in told
+    assert f"({best['wrong']} of 360 images wrong)" in told
+    assert len(list((tmp_path / "run/profile").glob("**/*.xplane.pb"))) == 1
+
+
+@pytest.mark.slow
+def test_another_number_of_devices_needs_approximate(tmp_path):
+    """Each device has batch-norm statistics of its own, so that steps would differ."""
+    processes.done([*TINY, "--strategy=mirrored", "--run_dir=run"], tmp_path, devices=2)
+    one = [*TINY, "--train_steps=15", "--run_dir=run"]
+    refused = _main(*one, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "replicas=2 (now 1)" in refused.stderr
+    assert "steps 12 to 15" in _done(*one, "--resume=approximate", cwd=tmp_path)
 
 
 def test_mixed_precision_and_several_devices_run_the_whole_path(tmp_path):

@@ -67,10 +67,7 @@ def _steps_and_product(
     flops = FLOPS_PER_MULTIPLY_ADD * complexity.total(complexity.stages("resnet50")).multiply_adds
     product = ["matrix_products.py", f"--size={size}", f"--precision={precision}"]
     with contextlib.ExitStack() as stack:
-        started = {
-            name: stack.enter_context(contextlib.closing(_contender(name, command)))
-            for name, command in {**commands, "matmul_gflops": product}.items()
-        }
+        started = _started(stack, {**commands, "matmul_gflops": product})
 
         def images_per_second(name: str) -> float:
             return steps * batch_size / started[name].run(steps)
@@ -135,10 +132,7 @@ def _cifar20(
         if precision == "float32":
             commands["keras_fit"] = ["peers_keras.py", *shape]
             commands["keras_fit_as_installed"] = ["peers_keras.py", *shape]
-        peers = {
-            name: stack.enter_context(contextlib.closing(_contender(name, command)))
-            for name, command in commands.items()
-        }
+        peers = _started(stack, commands)
         measures = {
             name: lambda peer=peer: steps * batch_size / peer.run(steps)
             for name, peer in peers.items()
@@ -159,8 +153,14 @@ def _cifar20(
     )
 
 
-def _contender(name: str, command: list[str]) -> Contender:
-    return Contender(*command, environment=AS_INSTALLED.get(name))
+def _started(stack: contextlib.ExitStack, commands: dict[str, list[str]]) -> dict[str, Contender]:
+    """Start the contenders; the stack ends them."""
+    return {
+        name: stack.enter_context(
+            contextlib.closing(Contender(*command, environment=AS_INSTALLED.get(name)))
+        )
+        for name, command in commands.items()
+    }
 
 
 def _best(rates: Turns, *names: str) -> str:

@@ -192,6 +192,23 @@ def test_a_stopped_and_resumed_run_equals_an_undisturbed_one(tmp_path, dropout):
     assert whole.log() == resumed.log()
 
 
+def test_an_evaluation_that_was_cut_short_is_made_anew(tmp_path):
+    whole = Run(_folder(tmp_path, "whole")).train(32, evaluate_every=13)
+    folder = _folder(tmp_path, "parts")
+
+    def cut_short(step: int) -> None:
+        raise KeyboardInterrupt  # a second Ctrl-C: nothing is saved any more
+
+    with pytest.raises(KeyboardInterrupt):
+        Run(folder).train(32, evaluate=cut_short, evaluate_every=13)
+    resumed = Run(folder)
+    assert resumed.start == 13
+    resumed.train(32, evaluate_every=13)
+    assert resumed.evaluated == whole.evaluated == [13, 26, 32]
+    assert resumed.log() == whole.log()
+    _assert_equal(whole, resumed)
+
+
 def test_the_number_of_steps_in_a_call_changes_nothing(tmp_path):
     one = Run(_folder(tmp_path, "one")).train(20, steps_per_call=1)
     many = Run(_folder(tmp_path, "many")).train(20, steps_per_call=9)

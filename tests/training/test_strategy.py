@@ -1,8 +1,10 @@
+import subprocess
+
 import pytest
 import tensorflow as tf
 
 from resnet_keras.errors import InputError
-from resnet_keras.training.strategy import check_batch_size, make_strategy
+from resnet_keras.training.strategy import check_batch_size, choose_precision, make_strategy
 
 
 def test_auto_is_one_device_without_gpus():
@@ -22,3 +24,19 @@ def test_a_batch_that_does_not_divide_names_the_next_sizes(cpus):
         check_batch_size(strategy, 6, "batch_size")
     with pytest.raises(InputError, match=r"give 4\."):
         check_batch_size(strategy, 3, "batch_size")
+    check_batch_size(strategy, 24, "batch_size", 3)
+    with pytest.raises(InputError, match=r"among 4 devices with 3 parts each: give 12 or 24\."):
+        check_batch_size(strategy, 16, "batch_size", 3)
+
+
+def test_auto_precision_is_bfloat16_where_the_cpu_has_its_instructions(monkeypatch):
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("this machine has a GPU")
+    grep = ["grep", "-qwE", "avx512_bf16|amx_bf16|bf16", "/proc/cpuinfo"]
+    here = subprocess.run(grep, check=False).returncode == 0
+    assert choose_precision("auto") == ("bfloat16" if here else "float32")
+    # The other kind of CPU, by what Linux calls its features.
+    features = {"avx2"} if here else {"avx2", "amx_bf16"}
+    monkeypatch.setattr("resnet_keras.training.strategy._cpu_features", lambda: features)
+    assert choose_precision("auto") == ("float32" if here else "bfloat16")
+    assert choose_precision("float16") == "float16"
