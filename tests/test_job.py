@@ -130,13 +130,15 @@ def test_a_full_disk_is_one_sentence_and_spares_what_is_there(tmp_path):
 
 
 def test_the_best_checkpoint_is_kept_and_a_stretch_is_profiled(tmp_path):
-    """And recomputation, and a batch in parts."""
+    """A gentle start, then a rate that spoils it; and recomputation, and a batch in parts."""
+    spoilt = ["--warmup_until_error=0.6", "--warmup_learning_rate=0.03", "--learning_rate=5"]
     options = ["--recompute", "--accumulation_steps=2", "--profile_steps=4,5", "--run_dir=run"]
-    _done(*TINY, "--train_steps=60", "--evaluate_every=10", "--lr_drops=30", *options, cwd=tmp_path)
+    _done(*TINY, "--train_steps=120", "--evaluate_every=25", *spoilt, *options, cwd=tmp_path)
     lines = (tmp_path / "run/log.jsonl").read_text().splitlines()
     tested = [r for r in map(json.loads, lines) if r["kind"] == "test"]
-    assert [r["step"] for r in tested] == [10, 20, 30, 40, 50, 60]
+    assert [r["step"] for r in tested] == [25, 50, 75, 100, 120]
     best = min(tested, key=lambda record: record["wrong"])  # the first of equals
+    assert tested[-1]["wrong"] > 1.5 * best["wrong"]
     told = _done("--mode=evaluate", "--run_dir=run", "--checkpoint=best", cwd=tmp_path)
     assert f"step {best['step']:,}\n" in told
     assert f"({best['wrong']} of 360 images wrong)" in told
