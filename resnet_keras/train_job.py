@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -21,6 +22,7 @@ from resnet_keras.training import loop, schedules
 from resnet_keras.training.checkpoints import Checkpoints
 from resnet_keras.training.logs import Log
 from resnet_keras.training.optimizers import LossScale, MomentumSGD, all_finite
+from resnet_keras.training.profiling import Profiler
 from resnet_keras.training.recompute import recomputed
 from resnet_keras.training.runs import BEST, PROFILE, open_run
 from resnet_keras.training.signals import Stopped, StopRequest, ended_by_signals
@@ -99,21 +101,9 @@ def train(config: Config) -> int:
 def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -> int:
     run, alone = Path(config.run_dir), len(cluster.workers) == 1
     replicas = strategy.num_replicas_in_sync
-    if not alone:
-        flags = dataclasses.asdict(config).items()
-        check_agreement(strategy, {f"--{name}": v for name, v in flags if name not in PLACES})
-    check_batch_size(strategy, config.batch_size, "batch_size", config.accumulation_steps)
-    check_batch_size(strategy, config.evaluation_batch_size, "evaluation_batch_size")
     asked = config.precision
-    config = dataclasses.replace(config, precision=choose_precision(asked))
-    source, recipe = jobs.open_data(config)
-    if config.data_service:
-        service.check(config.data_service, source)
-    if not alone:
-        check_agreement(strategy, {"sizes": source.sizes, "class names": source.class_names})
+    config, source, recipe = _checked(config, cluster, strategy)
     images = source.sizes["train"]
-    if config.lr_schedule == "plateau" and not config.evaluate_every:
-        config = dataclasses.replace(config, evaluate_every=-(-images // config.batch_size))
 
     keras.utils.set_random_seed(config.seed)
     with strategy.scope():
@@ -148,33 +138,6 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
         )
     average = average_statistics(strategy, model)
     evaluate_on = make_evaluate(model, strategy)
-
-    def open_stream(step: int, guarded: bool) -> tf.data.Iterator:
-        def share(context: tf.distribute.InputContext) -> tf.data.Dataset:
-            where = {
-                "batch_size": config.batch_size // replicas,
-                "seed": config.seed,
-                "start": step * config.batch_size,
-            }
-            if config.data_service:
-                batches = service.service_batches(
-                    source, recipe, **where, service=config.data_service,
-                    job=f"{run.resolve()} {started}", on_bad=bad_images.add,
-                )  # fmt: skip
-            else:
-                batches = pipelines.train_batches(
-                    source, recipe, **where,
-                    shard_index=context.input_pipeline_id,
-                    shard_count=context.num_input_pipelines,
-                    # An error on one worker would end the step of all.
-                    on_bad=bad_images.add if guarded or not alone else None,
-                )  # fmt: skip
-            # Without being told that it is endless, the workers would ask each other at every
-            # batch whether one of them has run out.
-            endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-            return batches.apply(endless)
-
-        return iter(distribute(strategy, share))
 
     def save(step: int, state: schedules.State) -> None:
         average()
@@ -239,20 +202,6 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
             tell_unreadable(step, "train", unreadable.pop(0))
         bad_images.check()
 
-    profiling = False
-
-    def profile(step: int) -> None:
-        nonlocal profiling
-        if not config.profile_steps or not cluster.is_chief:
-            return
-        first, last = config.profile_steps
-        if not profiling and first - 1 <= step < last:
-            tf.profiler.experimental.start(str(run / PROFILE))
-            profiling = True
-        elif profiling and step >= last:
-            tf.profiler.experimental.stop()
-            profiling = False
-
     schedule = _schedule(config)
     todo = start < config.train_steps
     if cluster.is_chief:
@@ -276,6 +225,7 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
         images_per_step=config.batch_size,
         tensorboard=config.tensorboard,
     )
+    profiler = Profiler(config.profile_steps if cluster.is_chief else (), run / PROFILE)
     unreadable: list[str] = []  # filled by the input's threads, told by the loop
     bad_images = pipelines.BadImages(
         images,
@@ -291,7 +241,10 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
                 accumulation_steps=config.accumulation_steps, loss_scale=loss_scale,
                 forward=forward,
             ),
-            open_stream,
+            _open_stream(
+                config, strategy, source, recipe, on_bad=bad_images.add, guarded=not alone,
+                job=f"{run.resolve()} {started}",
+            ),
             schedule=schedule,
             state=state,
             start=start,
@@ -310,14 +263,13 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
             observe_evaluation=observe_evaluation,
             watch=watch,
             log=log,
-            pauses=[step - (not i) for i, step in enumerate(config.profile_steps)],
-            at_pause=profile,
+            pauses=profiler.pauses,
+            at_pause=profiler.at,
             alone=alone,
         )  # fmt: skip
     finally:
         log.close()
-        if profiling:
-            tf.profiler.experimental.stop()
+        profiler.close()
     if cluster.is_chief:
         # From the checkpoint: what is exported is what the run's directory holds.
         exported, _ = jobs.export_newest(config, source, recipe)
@@ -325,6 +277,78 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
         print(jobs.where(exported))
     every_workers(strategy, 0.0)  # none leaves before the chief is done
     return DONE
+
+
+def _checked(
+    config: Config, cluster: Cluster, strategy: tf.distribute.Strategy
+) -> tuple[Config, pipelines.Source, pipelines.Recipe]:
+    """Refuse what cannot train, before work starts; return the config made definite, and data."""
+    alone = len(cluster.workers) == 1
+    if not alone:
+        flags = dataclasses.asdict(config).items()
+        check_agreement(strategy, {f"--{name}": v for name, v in flags if name not in PLACES})
+    check_batch_size(strategy, config.batch_size, "batch_size", config.accumulation_steps)
+    check_batch_size(strategy, config.evaluation_batch_size, "evaluation_batch_size")
+    source, recipe = jobs.open_data(config)
+    if config.data_service:
+        service.check(config.data_service, source)
+    if not alone:
+        check_agreement(strategy, {"sizes": source.sizes, "class names": source.class_names})
+    definite: dict[str, Any] = {"precision": choose_precision(config.precision)}
+    if config.lr_schedule == "plateau" and not config.evaluate_every:
+        definite["evaluate_every"] = math.ceil(source.sizes["train"] / config.batch_size)
+    return dataclasses.replace(config, **definite), source, recipe
+
+
+def _open_stream(
+    config: Config,
+    strategy: tf.distribute.Strategy,
+    source: pipelines.Source,
+    recipe: pipelines.Recipe,
+    *,
+    on_bad: Callable[[str], None],
+    guarded: bool,
+    job: str,
+) -> Callable[[int, bool], tf.data.Iterator]:
+    """Return the loop's function from a step, and whether to guard, to the stream from there.
+
+    Args:
+        config: of the run.
+        strategy: of the replicas.
+        source: of the images.
+        recipe: of their augmentation.
+        on_bad: takes the names of unreadable images.
+        guarded: always; for workers, because an error on one would end the step of all.
+        job: name of this start of the run at a data service.
+    """
+
+    def open_stream(step: int, guard: bool) -> tf.data.Iterator:
+        where = {
+            "batch_size": config.batch_size // strategy.num_replicas_in_sync,
+            "seed": config.seed,
+            "start": step * config.batch_size,
+        }
+
+        def share(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            if config.data_service:
+                batches = service.service_batches(
+                    source, recipe, **where, service=config.data_service, job=job, on_bad=on_bad
+                )
+            else:
+                batches = pipelines.train_batches(
+                    source, recipe, **where,
+                    shard_index=context.input_pipeline_id,
+                    shard_count=context.num_input_pipelines,
+                    on_bad=on_bad if guard or guarded else None,
+                )  # fmt: skip
+            # Without being told that it is endless, the workers would ask each other at every
+            # batch whether one of them has run out.
+            endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+            return batches.apply(endless)
+
+        return iter(distribute(strategy, share))
+
+    return open_stream
 
 
 def _schedule(config: Config) -> schedules.Schedule:
