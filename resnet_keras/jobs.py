@@ -42,7 +42,7 @@ def evaluate(config: Config) -> int:
     strategy = make_strategy(name, Cluster())
     check_batch_size(strategy, config.evaluation_batch_size, "evaluation_batch_size")
     with strategy.scope():
-        model, step = _restore(config, source, recipe)
+        model, step = restore(config, source, recipe)
     found: list[str] = []
     batches, count = evaluation_batches(config, source, recipe, strategy, Cluster(), found.append)
     metrics = make_evaluate(model, strategy)(batches, count)
@@ -184,7 +184,7 @@ def build(config: Config, source: pipelines.Source, recipe: pipelines.Recipe) ->
         raise InputError(str(error)) from None
 
 
-def _restore(
+def restore(
     config: Config, source: pipelines.Source, recipe: pipelines.Recipe
 ) -> tuple[keras.Model, int]:
     """Build the network of a run and read one of its checkpoints; return both with the step."""
@@ -238,7 +238,7 @@ def export_newest(
     config: Config, source: pipelines.Source, recipe: pipelines.Recipe
 ) -> tuple[Path, int]:
     """Export a checkpoint of a run; return the version's folder and the step."""
-    model, step = _restore(config, source, recipe)
+    model, step = restore(config, source, recipe)
     exported = serving.export(
         model,
         Path(config.export_dir),
