@@ -140,7 +140,7 @@ def done(arguments: Sequence[str], folder: Path, **options: Any) -> str:
         for process in processes:
             code = process.wait()
             assert code == 0, process.complaints
-            assert process.complaints == []
+            assert not process.complaints, process.complaints
         return processes[0].output
 
 
