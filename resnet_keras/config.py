@@ -28,6 +28,8 @@ from resnet_keras.serving import places
 
 MODES = ("train", "evaluate", "export", "predict", "summary", "prepare", "data_worker")
 PRECISIONS = ("float32", "bfloat16", "float16", "auto")
+FORMATS = ("jsonl", "ilsvrc")
+PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
 LR_SCHEDULES = ("piecewise", "plateau", "cosine")
 
 
@@ -158,6 +160,19 @@ class Config:
     export_dir: str = _flag("", "SavedModel versions; '' is saved_models/ and the run's name")
     saved_model: str = _flag("", "with --mode=predict: the export, with or without its version")
     images: str = _flag("", "with --mode=predict: image files, a glob pattern in quotes")
+    output: str = _flag("", "with --mode=predict: file for the answers, in place of the table")
+    format: str = _flag(
+        "jsonl", "of --output: a JSON object a line, or ilsvrc, the test server's file: five class "
+        "numbers a line, by file name", choices=FORMATS,
+    )  # fmt: skip
+    ilsvrc_ids: str = _flag(
+        "", "with --format=ilsvrc: the development kit's meta.mat or map_clsloc.txt, which number "
+        "the classes; '' is the list in TensorFlow Datasets",
+    )  # fmt: skip
+    grid: str = _flag(
+        "", "with --mode=predict: file for a grid of the first 64 pictures with their classes, "
+        "green where it is the name of the picture's folder, else red",
+    )  # fmt: skip
 
     def resolved(self) -> "Config":
         """Return the config with every directory filled in."""
@@ -165,7 +180,7 @@ class Config:
         places = {
             "run_dir": run_dir,
             "export_dir": self.export_dir or f"saved_models/{Path(run_dir).name}",
-            **{name: getattr(self, name) for name in ("output_dir", "saved_model", "images")},
+            **{name: getattr(self, name) for name in _EXPANDED},
         }
         return dataclasses.replace(
             self,
@@ -195,12 +210,14 @@ class Config:
         )
 
 
+_EXPANDED = ("output_dir", "saved_model", "images", "output", "ilsvrc_ids", "grid")
+
 # What may differ when a run is resumed: none of these changes what a step computes.
 _RESUMABLE = (
     "mode data_dir train_steps strategy run_dir restart steps_per_call log_every checkpoint_every "
     "keep_checkpoints evaluate_every evaluation_batch_size tensorboard profile_steps checkpoint "
     "recompute max_bad_fraction export_dir saved_model images output_dir output_name data_service "
-    "resume port host"
+    "resume port host output format ilsvrc_ids grid"
 ).split()
 
 
@@ -429,6 +446,12 @@ def _validate(config: Config) -> None:
     # Without either, prepare computes the statistics of a data set that is prepared already.
     if missing and (config.mode == "predict" or len(missing) == 1):
         raise InputError(f"--mode={config.mode} needs --{missing[0]}: {_help(missing[0])}.")
+    if config.format == "ilsvrc" and not config.output:
+        raise InputError("--format=ilsvrc needs --output: name the file that it goes to.")
+    if config.grid and Path(config.grid).suffix.lower() not in PICTURE_SUFFIXES:
+        raise InputError(
+            f"--grid={config.grid}: give a name that ends in {', '.join(PICTURE_SUFFIXES)}."
+        )
     for name, high in (("seed", 2**31 - 1), ("port", 65_535), ("warmup_until_error", 1)):
         if getattr(config, name) > high:
             raise InputError(f"--{name}={getattr(config, name)}: give {high} or less.")
@@ -455,6 +478,9 @@ def check_places(config: Config) -> None:
     if config.mode == "predict":
         places.find_images(config.images)
         places.find_version(config.saved_model)
+        for name in ("output", "grid"):
+            if getattr(config, name):
+                places.check_file(Path(getattr(config, name)), name)
     if config.mode in ("train", "export"):
         places.check_writable(Path(config.export_dir), "export_dir")
     if config.mode == "train":

@@ -1,4 +1,4 @@
-"""What each --mode but train does, from a Config to an exit code."""
+"""What each --mode but train and predict does, from a Config to an exit code."""
 
 import contextlib
 import math
@@ -19,8 +19,6 @@ from resnet_keras.evaluation.metrics import make_evaluate
 from resnet_keras.models import build_model, complexity
 from resnet_keras.reporting.tables import table
 from resnet_keras.serving import export as serving
-from resnet_keras.serving import places
-from resnet_keras.serving import predict as serving_predict
 from resnet_keras.training.checkpoints import Checkpoints
 from resnet_keras.training.runs import BEST
 from resnet_keras.training.strategy import (
@@ -59,27 +57,6 @@ def export(config: Config) -> int:
     exported, step = export_newest(config, source, recipe)
     print(f"{config.run_dir}, step {step:,}")
     print(where(exported))
-    return DONE
-
-
-def predict(config: Config) -> int:
-    """Print what an export says of image files; unreadable files are named and cost exit 2."""
-    files = places.find_images(config.images)
-    folder = places.find_version(config.saved_model)
-    answers = serving_predict.predict(folder, files)
-    best = max((len(a["classes"]) for a in answers if "classes" in a), default=1)
-    rows = []
-    for found in answers:
-        if "problem" in found:
-            cells = [found["problem"]]
-        else:
-            pairs = zip(found["classes"], found["scores"], strict=True)
-            cells = [f"{name} {100 * score:.1f}" for name, score in pairs]
-        rows.append([found["file"].name, *cells, *[""] * (best - len(cells))])
-    print(table(["file", *[f"{i} (%)" for i in range(1, best + 1)]], rows, left=best + 1))
-    bad = sum("problem" in found for found in answers)
-    if bad:
-        raise InputError(f"{bad} of {len(files)} files could not be read as JPEG or PNG images.")
     return DONE
 
 

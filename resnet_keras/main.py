@@ -33,13 +33,13 @@ def main(arguments: Sequence[str]) -> int:
         # On CPUs without AVX-512, TensorFlow leaves its faster convolutions off unless asked.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
         with _quiet():
-            from resnet_keras import jobs, train_job
+            from resnet_keras import jobs, predict_job, train_job
 
         return {
             "train": train_job.train,
             "evaluate": jobs.evaluate,
             "export": jobs.export,
-            "predict": jobs.predict,
+            "predict": predict_job.predict,
             "summary": jobs.summary,
             "prepare": jobs.prepare,
             "data_worker": jobs.data_worker,

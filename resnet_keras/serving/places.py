@@ -1,6 +1,7 @@
 """Where exports lie: look-ups on the disk, without TensorFlow, so that they come first."""
 
 import glob
+import json
 import tempfile
 from pathlib import Path
 
@@ -20,6 +21,25 @@ def check_writable(directory: Path, flag: str) -> None:
     except OSError as error:
         raise InputError(
             f"--{flag}={directory} cannot be written ({error.strerror}): name a directory that can."
+        ) from None
+
+
+def check_file(file: Path, flag: str) -> None:
+    """Refuse a file of a flag that cannot be written, before any work is done.
+
+    Raises:
+        InputError: one sentence with the system's reason.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not file.exists()
+        with file.open("a"):
+            pass
+        if is_new:
+            file.unlink()
+    except OSError as error:
+        raise InputError(
+            f"--{flag}={file} cannot be written ({error.strerror}): name a file that can."
         ) from None
 
 
@@ -44,6 +64,14 @@ def find_version(saved_model: str) -> Path:
             "or with numbered versions of one."
         )
     return folder
+
+
+def read_labels(folder: Path) -> list[str] | None:
+    """Return an export's classes in label order, or None where its manifest does not tell them."""
+    try:
+        return list(json.loads((folder / "manifest.json").read_text())["labels"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def find_images(pattern: str) -> list[Path]:

@@ -1,6 +1,8 @@
 """Answers of an export about image files."""
 
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 from google.protobuf import message
@@ -8,15 +10,16 @@ from google.protobuf import message
 from pipelines import first_line
 from resnet_keras.errors import InputError
 
+Ask = Callable[[Sequence[bytes]], list[dict[str, Any]]]
 
-def predict(folder: Path, files: list[Path]) -> list[dict]:
-    """Return one answer a file, in order: ``{"file", "classes", "scores"}``, best first.
 
-    A file that is not a JPEG or PNG image gives ``{"file", "problem"}`` instead; the others are
-    still answered. The model is asked for one file at a time, so sizes may differ.
+def load(folder: Path) -> Ask:
+    """Return what answers encoded images: a dict of ``classes`` and ``scores`` each, best first.
+
+    What is returned raises tf.errors.InvalidArgumentError where one of its images is no image.
 
     Raises:
-        InputError: where the SavedModel has no signature that takes image bytes.
+        InputError: where the SavedModel cannot be read or takes no image bytes.
     """
     try:
         loaded = tf.saved_model.load(str(folder))
@@ -31,15 +34,47 @@ def predict(folder: Path, files: list[Path]) -> list[dict]:
             f"{folder} has no serving_default signature that takes image_bytes: export it with "
             "--mode=export."
         )
-    answers = []
-    for file in files:
-        try:
-            reply = signature(image_bytes=tf.constant([file.read_bytes()]))
-        except (tf.errors.InvalidArgumentError, OSError):
-            answers.append({"file": file, "problem": "not a readable JPEG or PNG image"})
-            continue
-        classes = [name.decode() for name in reply["classes"][0].numpy()]
-        answers.append(
-            {"file": file, "classes": classes, "scores": reply["scores"][0].numpy().tolist()}
-        )
-    return answers
+
+    def ask(encoded: Sequence[bytes]) -> list[dict[str, Any]]:
+        reply = signature(image_bytes=tf.constant(list(encoded)))
+        classes, scores = reply["classes"].numpy(), reply["scores"].numpy()
+        return [
+            {"classes": [name.decode() for name in names], "scores": best.tolist()}
+            for names, best in zip(classes, scores, strict=True)
+        ]
+
+    # An attribute keeps the variables alive, which the signature alone refers to weakly.
+    ask.loaded = loaded  # type: ignore[attr-defined]
+    return ask
+
+
+def predict(ask: Ask, files: Sequence[Path], *, batch_size: int = 32) -> Iterator[dict[str, Any]]:
+    """Yield one answer a file, in order: ``{"file", "classes", "scores"}``, best first.
+
+    A file that cannot be read as an image gives ``{"file", "problem"}`` instead; the others of its
+    batch are still answered. Images of a batch may differ in size.
+    """
+    for first in range(0, len(files), batch_size):
+        batch = files[first : first + batch_size]
+        for file, answer in zip(batch, _answers(ask, [_read(file) for file in batch]), strict=True):
+            yield {"file": file, **(answer or {"problem": "not a readable JPEG or PNG image"})}
+
+
+def _read(file: Path) -> bytes | None:
+    try:
+        return file.read_bytes()
+    except OSError:
+        return None
+
+
+def _answers(ask: Ask, batch: Sequence[bytes | None]) -> list[dict[str, Any] | None]:
+    """Return an answer an image, None for those that are none."""
+    readable = [encoded for encoded in batch if encoded is not None]
+    try:
+        answers = iter(ask(readable) if readable else [])
+    except tf.errors.InvalidArgumentError:
+        if len(batch) == 1:
+            return [None]
+        # Which one it is, the error does not say.
+        return [_answers(ask, [encoded])[0] for encoded in batch]
+    return [None if encoded is None else next(answers) for encoded in batch]

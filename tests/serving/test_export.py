@@ -14,7 +14,7 @@ from resnet_keras.errors import InputError
 from resnet_keras.models import build_model
 from resnet_keras.serving.export import export
 from resnet_keras.serving.places import check_writable, find_images, find_version, versions
-from resnet_keras.serving.predict import predict
+from resnet_keras.serving.predict import load, predict
 
 NAMES = [f"class {index}" for index in range(7)]
 SESSION = """
@@ -128,7 +128,7 @@ def test_predict_names_unreadable_files_and_answers_the_others(exported, tmp_pat
     (tmp_path / "c.png").write_bytes(b"")
     files = find_images(str(tmp_path / "*.png"))
     found = find_version(str(version.parent))
-    answers = predict(version, files)
+    answers = list(predict(load(version), files))
     assert found.name == str(max(versions(version.parent)))
     assert [answer["file"].name for answer in answers] == ["a.png", "b.png", "c.png"]
     assert "problem" in answers[0]
@@ -145,4 +145,4 @@ def test_predict_refuses_what_is_no_export(tmp_path):
     plain = tmp_path / "plain"
     tf.saved_model.save(tf.Module(), str(plain))
     with pytest.raises(InputError, match="image_bytes"):
-        predict(plain, [tmp_path])
+        load(plain)

@@ -1,0 +1,190 @@
+"""The official gRPC stubs and our client, spoken to a stand-in for TF Serving in its own process.
+
+The stand-in (stand_in.py) is not TensorFlow Serving: the service and its messages are the official
+ones, the C++ session is the one TensorFlow Serving runs, all between is ours.
+"""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+import pipelines
+from resnet_keras.models import build_model
+from resnet_keras.serving import client
+from resnet_keras.serving.export import export
+
+grpc = pytest.importorskip("grpc", reason="needs the extra serving")
+apis = pytest.importorskip("tensorflow_serving.apis", reason="needs the extra serving")
+from tensorflow_serving.apis import (  # noqa: E402
+    get_model_metadata_pb2,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+NAMES = [f"class {index}" for index in range(7)]
+PIXELS = np.random.default_rng(1).integers(0, 256, (7, 32, 32, 3), np.uint8)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """Serve a small network; give what PIXELS' probabilities are, the process and its address."""
+    folder = tmp_path_factory.mktemp("served") / "small"
+    folder.mkdir()
+    model = build_model("cifar_resnet8", classes=7, classifier_activation=None)
+    recipe = pipelines.recipe("lab")
+    statistics = pipelines.Statistics((120.0, 115.0, 100.0), (60.0, 60.0, 60.0))
+
+    def normalise(images):
+        return pipelines.normalise(images, recipe, statistics)
+
+    version = export(
+        model,
+        folder,
+        class_names=NAMES,
+        preprocess=lambda encoded: pipelines.preprocess_encoded(encoded, recipe, statistics),
+        normalise=normalise,
+    )
+    logits = model(normalise(PIXELS), training=False).numpy()
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    script = str(Path(__file__).with_name("stand_in.py"))
+    with subprocess.Popen(
+        [sys.executable, script, "--name=small", f"--folder={version}"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+    ) as process:
+        port = process.stdout.readline().strip()
+        assert port, "the stand-in did not start"
+        yield expected, process, f"localhost:{port}"
+        process.kill()
+
+
+@pytest.fixture
+def stub(served):
+    with grpc.insecure_channel(served[2]) as channel:
+        yield prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+
+def _request(signature: str = "", **inputs) -> predict_pb2.PredictRequest:
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "small"
+    request.model_spec.signature_name = signature
+    for name, value in inputs.items():
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    return request
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_both_signatures_answer_over_grpc(served, stub, count):
+    expected = served[0][:count]
+    files = [_png(pixels) for pixels in PIXELS[:count]]
+    for request in (
+        _request(image_bytes=files),
+        _request("predict_tensor", images=PIXELS[:count].astype(np.float32)),
+    ):
+        reply = stub.Predict(request, timeout=60)
+        assert reply.model_spec.version.value == 1
+        found = tf.make_ndarray(reply.outputs["probabilities"])
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    (best, *_) = client.classify(stub, "small", files)
+    order = np.argsort(-expected[0])[:5]
+    assert [name for name, _ in best] == [NAMES[index] for index in order]
+    np.testing.assert_allclose([p for _, p in best], expected[0][order], atol=1e-5)
+
+
+def test_the_signatures_are_told(stub):
+    request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+    request.model_spec.name = "small"
+    reply = stub.GetModelMetadata(request, timeout=60)
+    found = get_model_metadata_pb2.SignatureDefMap()
+    assert reply.metadata["signature_def"].Unpack(found)
+    assert {"serving_default", "predict_tensor"} <= set(found.signature_def)
+    shape = found.signature_def["predict_tensor"].inputs["images"].tensor_shape
+    assert [dimension.size for dimension in shape.dim] == [-1, 32, 32, 3]
+
+
+GOOD = _png(PIXELS[0])
+BAD_REQUESTS = {
+    "garbage": lambda: _request(image_bytes=[b"no image"]),
+    "0 bytes": lambda: _request(image_bytes=[b""]),
+    "one bad of two": lambda: _request(image_bytes=[GOOD, GOOD[:100]]),
+    "a scalar of bytes": lambda: _request(image_bytes=GOOD),
+    "a matrix of bytes": lambda: _request(image_bytes=[[GOOD]]),
+    "rank 3": lambda: _request("predict_tensor", images=np.zeros((32, 32, 3), np.float32)),
+    "rank 5": lambda: _request("predict_tensor", images=np.zeros((1, 1, 32, 32, 3), np.float32)),
+    "rank 0": lambda: _request("predict_tensor", images=np.float32(1)),
+    "another size": lambda: _request("predict_tensor", images=np.zeros((1, 8, 8, 3), np.float32)),
+    "integers": lambda: _request("predict_tensor", images=np.zeros((1, 32, 32, 3), np.uint8)),
+    "another input": lambda: _request("predict_tensor", pictures=np.zeros(1, np.float32)),
+    "no input": lambda: _request("predict_tensor"),
+    "another signature": lambda: _request("train", image_bytes=[GOOD]),
+}
+
+
+@pytest.mark.parametrize("name", BAD_REQUESTS)
+def test_a_bad_request_is_refused_and_the_server_lives(served, stub, name):
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Predict(BAD_REQUESTS[name](), timeout=60)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT, caught.value.details()
+    assert served[1].poll() is None
+    assert client.classify(stub, "small", [GOOD])
+
+
+def test_an_empty_batch_gives_an_empty_answer(stub):
+    images = np.zeros((0, 32, 32, 3), np.float32)
+    reply = stub.Predict(_request("predict_tensor", images=images), timeout=60)
+    assert tf.make_ndarray(reply.outputs["probabilities"]).shape == (0, 7)
+
+
+def test_another_model_is_not_found(stub):
+    with pytest.raises(grpc.RpcError) as caught:
+        client.classify(stub, "large", [GOOD])
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+def test_the_client_answers_good_files_and_names_bad_ones(served, tmp_path, capsys):
+    expected, _, server = served
+    for name, content in (("a.png", GOOD), ("b.png", b"no image"), ("c.png", _png(PIXELS[1]))):
+        (tmp_path / name).write_bytes(content)
+    arguments = [f"--server={server}", "--model=small", f"--images={tmp_path}/*.png"]
+    assert client.main(arguments) == 2
+    told = capsys.readouterr()
+    lines = told.out.splitlines()
+    best = int(np.argmax(expected[0]))
+    assert lines[0].startswith(f"a.png  {NAMES[best]} {100 * expected[0, best]:.1f} %, ")
+    assert lines[1].startswith("b.png  refused: ")
+    assert lines[2].startswith(f"c.png  {NAMES[int(np.argmax(expected[1]))]} ")
+    assert told.err == "resnet_keras: 1 of 3 files were not answered.\n"
+    (tmp_path / "b.png").unlink()
+    assert client.main(arguments) == 0
+
+
+def test_the_client_says_what_is_wrong_in_one_sentence(served, tmp_path, capsys, monkeypatch):
+    (tmp_path / "a.png").write_bytes(GOOD)
+    images = f"--images={tmp_path}/a.png"
+    for arguments, word in (
+        ([f"--server={served[2]}", "--model=large", images], "NOT_FOUND"),
+        (["--server=localhost:1", "--model=small", images], "UNAVAILABLE"),
+        ([f"--server={served[2]}", "--model=small", "--images=none*"], "matches no file"),
+    ):
+        assert client.main(arguments) == 2
+        told = capsys.readouterr()
+        assert told.out == ""
+        assert word in told.err
+        assert len(told.err.splitlines()) == 1
+    monkeypatch.setitem(sys.modules, "tensorflow_serving.apis", None)
+    assert client.main([f"--server={served[2]}", "--model=small", images]) == 2
+    assert "pip install 'resnet-keras[serving]'" in capsys.readouterr().err
