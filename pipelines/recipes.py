@@ -21,6 +21,8 @@ class Recipe:
     channel_mean, channel_std: RGB, 0..255; None takes the data set's.
     test_shorter_side: the whole test image is resized to it, then its centre square is cut.
     antialias, test_antialias: low-pass filter before shrinking, in training and in testing.
+    test_scales: shorter sides at which multi-scale testing sees the whole image; () where the
+    source has no such test.
     """
 
     name: str
@@ -41,6 +43,20 @@ class Recipe:
     channel_std: tuple[float, ...] | None = None
     antialias: bool = False
     test_antialias: bool = True
+    test_scales: tuple[int, ...] = ()
+
+    @property
+    def crop_scales(self) -> tuple[int, ...]:
+        """The three shorter sides of VGG's grids of crops; () for recipes that resize no image.
+
+        Simonyan and Zisserman 2014, Sec. 4.2: {S - 32, S, S + 32} after a fixed training scale,
+        {Smin, 0.5 (Smin + Smax), Smax} after scale jittering.
+        """
+        if self.crop != "resized":
+            return ()
+        low, high = self.shorter_sides
+        step = round(32 * self.image_size / 224)
+        return (low - step, low, low + step) if low == high else (low, (low + high) // 2, high)
 
 
 _IMAGENET = Recipe(
@@ -53,6 +69,8 @@ _IMAGENET = Recipe(
     colour_std=0.1,  # "the standard color augmentation in [21]", AlexNet
     subtract="pixel_mean",  # "with the per-pixel mean subtracted"
     test_shorter_side=256,
+    # "images are resized such that the shorter side is in {224, 256, 384, 480, 640}"
+    test_scales=(224, 256, 384, 480, 640),
 )
 _CIFAR = Recipe(
     name="cifar",
@@ -95,15 +113,21 @@ _VGG = Recipe(
     colour_std=0.1,
     subtract="channel_mean",  # Sec. 2.1: "subtracting the mean RGB value"
     test_shorter_side=256,  # Sec. 4.1: Q = S
+    test_scales=(224, 256, 288),  # Sec. 4.2: Q = {S - 32, S, S + 32}
 )
 _VGG_384 = dataclasses.replace(
-    _VGG, name="vgg_384", shorter_sides=(384, 384), test_shorter_side=384
+    _VGG,
+    name="vgg_384",
+    shorter_sides=(384, 384),
+    test_shorter_side=384,
+    test_scales=(352, 384, 416),
 )
 _VGG_JITTER = dataclasses.replace(
     _VGG,
     name="vgg_jitter",
     shorter_sides=(256, 512),  # "S from a certain range [Smin, Smax]"
     test_shorter_side=384,  # Sec. 4.1: Q = 0.5 (Smin + Smax)
+    test_scales=(256, 384, 512),  # Sec. 4.2: Q = {Smin, 0.5 (Smin + Smax), Smax}
 )
 _INCEPTION = Recipe(
     name="inception",
@@ -177,6 +201,7 @@ def _resized(chosen: Recipe, image_size: int) -> Recipe:
         shorter_sides=(scaled(low), scaled(high)),
         padding=scaled(chosen.padding),
         test_shorter_side=scaled(chosen.test_shorter_side),
+        test_scales=tuple(map(scaled, chosen.test_scales)),
     )
 
 

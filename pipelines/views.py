@@ -2,7 +2,7 @@
 
 A view function takes a decoded image [H, W, 3] and the recipe, and returns float32
 [views, h, w, 3]: `test_batches(..., view=ten_crop)`. The mean is subtracted afterwards, or before
-by recipes that pad.
+by recipes that pad. Mirror images are left out by recipes that train without them (`flip`).
 """
 
 import tensorflow as tf
@@ -10,13 +10,10 @@ import tensorflow as tf
 from pipelines.preprocessing import View, resize_for_test
 from pipelines.recipes import Recipe
 
-# Sec. 3.4: "images are resized such that the shorter side is in {224, 256, 384, 480, 640}".
-MULTI_SCALE_SIDES = (224, 256, 384, 480, 640)
 
-
-def and_flips(views: tf.Tensor) -> tf.Tensor:
+def and_flips(views: tf.Tensor, recipe: Recipe) -> tf.Tensor:
     """Append the mirror image of each view: [V, h, w, 3] to [2 V, h, w, 3]."""
-    return tf.concat([views, tf.reverse(views, [2])], axis=0)
+    return tf.concat([views, tf.reverse(views, [2])], axis=0) if recipe.flip else views
 
 
 def crops(image: tf.Tensor, size: int, corners: tf.Tensor) -> tf.Tensor:
@@ -42,18 +39,18 @@ def ten_crop(image: tf.Tensor, recipe: Recipe) -> tf.Tensor:
         image = tf.pad(image, border)
     bottom, right = tf.unstack(tf.shape(image)[:2] - size)
     corners = [(0, 0), (0, right), (bottom, 0), (bottom, right), (bottom // 2, right // 2)]
-    return and_flips(crops(image, size, tf.convert_to_tensor(corners)))
+    return and_flips(crops(image, size, tf.convert_to_tensor(corners)), recipe)
 
 
 def whole_image(side: int) -> View:
     """Return the view of the whole image at a shorter side, and its mirror image.
 
-    For fully convolutional testing at each of MULTI_SCALE_SIDES (Sec. 3.4) or VGG's Q: float32
-    [2, h, w, 3]. Sizes differ from image to image, so batches hold one image.
+    For fully convolutional testing at each of the recipe's `test_scales`: float32 [2, h, w, 3].
+    Where sizes differ from image to image, batches hold one image.
     """
 
     def view(image: tf.Tensor, recipe: Recipe) -> tf.Tensor:
-        return and_flips(resize_for_test(image, recipe, side)[None])
+        return and_flips(resize_for_test(image, recipe, side)[None], recipe)
 
     return view
 
@@ -72,6 +69,6 @@ def crop_grid(side: int, steps: int = 5) -> View:
         rows, columns = tf.meshgrid(stops * room[0], stops * room[1], indexing="ij")
         corners = tf.stack([tf.reshape(rows, [-1]), tf.reshape(columns, [-1])], axis=1)
         corners = tf.ensure_shape(tf.cast(tf.round(corners), tf.int32), [steps**2, 2])
-        return and_flips(crops(image, recipe.image_size, corners))
+        return and_flips(crops(image, recipe.image_size, corners), recipe)
 
     return view

@@ -22,15 +22,19 @@ from resnet_keras.models.architectures import (
     SHORTCUTS,
     STEM_POOLS,
     STRIDES_ON,
+    ResNetSpec,
     architecture,
 )
 from resnet_keras.serving import places
 
-MODES = ("train", "evaluate", "export", "predict", "summary", "prepare", "data_worker")
+MODES = (
+    *("train", "evaluate", "responses", "export", "predict", "summary", "prepare", "data_worker"),
+)
 PRECISIONS = ("float32", "bfloat16", "float16", "auto")
 FORMATS = ("jsonl", "ilsvrc")
 PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
 LR_SCHEDULES = ("piecewise", "plateau", "cosine")
+VIEWS = ("center", "ten_crop", "dense", "multi_scale", "multi_crop")
 
 
 def _flag(default: Any, text: str, *, choices: Sequence[str] = (), low: float | None = None) -> Any:
@@ -45,7 +49,8 @@ class Config:
 
     mode: str = _flag(
         "train",
-        "train (then evaluate and export), evaluate or export a run, predict with an export, "
+        "train (then evaluate and export), evaluate or export a run, measure its layers' responses "
+        "(Fig. 7), predict with an export, "
         "print a network's summary, prepare a data set as TFRecord files, or serve as data worker",
         choices=MODES,
     )
@@ -150,8 +155,33 @@ class Config:
         "latest", "with --mode=evaluate or export: the newest checkpoint, or the one with the "
         "lowest error on the images reported on", choices=("latest", "best"),
     )  # fmt: skip
+    # Evaluation
+    views: str = _flag(
+        "center", "with --mode=evaluate, what is averaged: the centre crop; ten crops; dense, the "
+        "whole image and its mirror image; multi_scale, dense at --scales; multi_crop, a grid of "
+        "50 crops at each of three --scales",
+        choices=VIEWS,
+    )  # fmt: skip
+    scales: tuple[int, ...] = _flag(
+        (), "shorter sides of the image for multi_scale and multi_crop; '' is the recipe's own "
+        "(224,256,384,480,640; VGG's are S-32,S,S+32 or 256,384,512)"
+    )  # fmt: skip
+    ensemble: tuple[str, ...] = _flag(
+        (), "with --mode=evaluate: run directories and SavedModels whose probabilities are averaged"
+    )
+    batchnorm_statistics: str = _flag(
+        "moving_average", "with --mode=evaluate, responses or export: true_average computes them "
+        "over the training images, in batches of --batch_size, as the authors did, and keeps them "
+        "in the run", choices=("moving_average", "true_average"),
+    )  # fmt: skip
+    runs: tuple[str, ...] = _flag(
+        (), "with --mode=responses: run directories to compare; '' is --run_dir alone"
+    )
     # Data sets and data workers
-    output_dir: str = _flag("", "with --mode=prepare: where the data set goes, a --data_dir")
+    output_dir: str = _flag(
+        "", "with --mode=prepare: where the data set goes, a --data_dir; with evaluate and "
+        "responses: where the result goes, '' is in the run's directory"
+    )  # fmt: skip
     output_name: str = _flag("", "with --mode=prepare: its name, from then on a --dataset")
     data_service: str = _flag("", "grpc://HOST:PORT of a dispatcher whose workers read the data")
     port: int = _flag(0, "with --mode=data_worker: port to serve on; 0 is any free one", low=0)
@@ -185,6 +215,8 @@ class Config:
         return dataclasses.replace(
             self,
             **{name: os.path.expanduser(place) for name, place in places.items()},
+            ensemble=tuple(map(os.path.expanduser, self.ensemble)),
+            runs=tuple(map(os.path.expanduser, self.runs)),
             evaluation_batch_size=self.evaluation_batch_size or self.batch_size,
         )
 
@@ -209,6 +241,14 @@ class Config:
             channel_std=self.channel_std or None,
         )
 
+    def evaluation_scales(self, recipe: pipelines.Recipe) -> tuple[int, ...]:
+        """Return the shorter sides at which --views sees an image; () where the recipe has none."""
+        if self.views == "multi_scale":
+            return self.scales or recipe.test_scales
+        if self.views == "multi_crop":
+            return self.scales or recipe.crop_scales
+        return (recipe.test_shorter_side,)
+
 
 _EXPANDED = ("output_dir", "saved_model", "images", "output", "ilsvrc_ids", "grid")
 
@@ -217,7 +257,12 @@ _RESUMABLE = (
     "mode data_dir train_steps strategy run_dir restart steps_per_call log_every checkpoint_every "
     "keep_checkpoints evaluate_every evaluation_batch_size tensorboard profile_steps checkpoint "
     "recompute max_bad_fraction export_dir saved_model images output_dir output_name data_service "
-    "resume port host output format ilsvrc_ids grid"
+    "resume port host output format ilsvrc_ids grid views scales ensemble batchnorm_statistics runs"
+).split()
+# What a command that evaluates several runs asks of all of them.
+_ASKED = (
+    "mode data_dir strategy evaluation_batch_size checkpoint max_bad_fraction views scales "
+    "batchnorm_statistics output_dir"
 ).split()
 
 
@@ -237,6 +282,7 @@ _SECTIONS = {
     "dataset": "Data",
     "batch_size": "Optimisation",
     "strategy": "Run",
+    "views": "Evaluation",
     "output_dir": "Data sets and data workers",
     "export_dir": "Result",
 }
@@ -278,8 +324,9 @@ def manual() -> str:
 def parse(arguments: Sequence[str]) -> Config:
     """Return the Config of a command line (without the program's name).
 
-    With ``--mode=evaluate`` or ``export``, flags that are not given come from the run's own
-    ``config.json``, so that ``--run_dir`` alone names a run.
+    With ``--mode=evaluate``, ``responses`` or ``export``, flags that are not given come from the
+    run's own ``config.json``, so that ``--run_dir`` alone names a run; of several runs, from the
+    first one's.
 
     Raises:
         InputError: for an unknown flag, a bad value, a positional argument or an impossible
@@ -287,32 +334,65 @@ def parse(arguments: Sequence[str]) -> Config:
     """
     arguments = _expand_flagfiles(arguments, Path(), ())
     config = _read(arguments, {})
-    if config.mode in ("evaluate", "export"):
-        config = _read(arguments, _settings_of_run(config.resolved(), arguments))
+    if config.mode in ("evaluate", "responses", "export"):
+        run = _first_run(config.resolved())
+        if run:
+            config = _read(arguments, _settings_of_run(run, arguments))
     config = config.resolved()
     _validate(config)
     return config
 
 
-def _settings_of_run(config: Config, arguments: Sequence[str]) -> dict[str, Any]:
-    """Return a run's config.json; flags may not contradict what its network is."""
-    file = Path(config.run_dir, "config.json")
+def of_run(config: Config, run_dir: str) -> tuple[Config, list[str]]:
+    """Return the Config of another run as ``config`` asks to evaluate it, and its class names.
+
+    Raises:
+        InputError: where the directory holds no run, or it cannot be evaluated so.
+    """
+    saved = _saved(run_dir)
+    asked = {name: getattr(config, name) for name in _ASKED}
+    member = dataclasses.replace(_read([], saved["flags"]), run_dir=run_dir, **asked)
+    _validate(member)
+    return member, saved["data"]["class_names"]
+
+
+def is_run(place: str) -> bool:
+    """Tell whether a directory is a run's."""
+    return Path(place, "config.json").is_file()
+
+
+def _first_run(config: Config) -> str:
+    """Return the run whose settings a command takes over; "" for an ensemble without one."""
+    if config.mode == "evaluate" and config.ensemble:
+        return next(filter(is_run, config.ensemble), "")
+    if config.mode == "responses" and config.runs:
+        return config.runs[0]
+    return config.run_dir
+
+
+def _saved(run_dir: str) -> dict[str, Any]:
+    file = Path(run_dir, "config.json")
     try:
-        saved = json.loads(file.read_text())["flags"]
+        saved = json.loads(file.read_text())
+        return {"flags": dict(saved["flags"]), "data": saved.get("data", {})}
     except OSError:
         raise InputError(
-            f"--run_dir={config.run_dir} holds no run: name a run's directory, or train one with "
+            f"--run_dir={run_dir} holds no run: name a run's directory, or train one with "
             "--mode=train."
         ) from None
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError):
         raise InputError(f"{file} is no run's config: name another --run_dir.") from None
+
+
+def _settings_of_run(run_dir: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the flags of a run's config.json; those given may not contradict its network."""
+    saved = _saved(run_dir)["flags"]
     asked = _read(arguments, saved)
     for name in ("model", "shortcut", "stride_on", "stem_pool", "classes"):
         old, new = saved[name], getattr(asked, name)
         if new != (tuple(old) if isinstance(old, list) else old):
             raise InputError(
-                f"{config.run_dir} holds a run with --{name}={old} (now {new}): leave that flag "
-                "out."
+                f"{run_dir} holds a run with --{name}={old} (now {new}): leave that flag out."
             )
     return saved
 
@@ -383,9 +463,11 @@ def _read(arguments: Sequence[str], defaults: dict[str, Any]) -> Config:
     given: dict[str, Any] = {
         field.name: values[field.name].value for field in dataclasses.fields(Config)
     }
-    given["classes"] = tuple(name.strip() for name in given["classes"])
+    for name in ("classes", "ensemble", "runs"):
+        given[name] = tuple(entry.strip() for entry in given[name])
     for name, number, example in (
         ("lr_drops", int, "whole iterations, e.g. 32000,48000"),
+        ("scales", int, "whole pixels, e.g. 224,256,384"),
         ("profile_steps", int, "the first and the last step, e.g. 20,25"),
         ("channel_mean", float, "three numbers, e.g. 0.485,0.456,0.406"),
         ("channel_std", float, "three numbers, e.g. 0.229,0.224,0.225"),
@@ -457,9 +539,9 @@ def _validate(config: Config) -> None:
             raise InputError(f"--{name}={getattr(config, name)}: give {high} or less.")
     if config.data_service and not config.data_service.startswith("grpc://"):
         raise InputError(f"--data_service={config.data_service}: give grpc://HOST:PORT.")
-    if config.mode in ("train", "evaluate", "export", "prepare"):
+    if config.mode in ("train", "evaluate", "responses", "export", "prepare"):
         try:
-            config.make_recipe()
+            recipe = config.make_recipe()
             pipelines.check(config.dataset, config.data_dir or None)
         except pipelines.DataError as error:
             raise InputError(str(error)) from None
@@ -467,6 +549,35 @@ def _validate(config: Config) -> None:
             raise InputError(
                 f"--data_dir={config.data_dir} cannot be read: {error.strerror} ({error.filename})."
             ) from None
+        if config.mode == "evaluate":
+            _validate_views(config, recipe)
+
+
+def _validate_views(config: Config, recipe: pipelines.Recipe) -> None:
+    """Refuse views that a recipe or a network cannot give."""
+    views, scales = config.views, config.evaluation_scales(recipe)
+    if config.scales and views not in ("multi_scale", "multi_crop"):
+        raise InputError(
+            f"--scales={_listed(config.scales)} has no place in --views={views}: leave it out, or "
+            "give --views=multi_scale or multi_crop."
+        )
+    if not scales:
+        raise InputError(
+            f"--views={views} has no scales in the recipe {recipe.name}: give --scales."
+        )
+    if views == "multi_crop" and recipe.crop == "padded":
+        raise InputError(
+            f"--views=multi_crop has no room in the recipe {recipe.name}, whose crops are as large "
+            "as its images: give another of --views."
+        )
+    spec = architecture(config.model)
+    whole = views in ("dense", "multi_scale") and isinstance(spec, ResNetSpec)
+    low = spec.min_size if whole else recipe.image_size
+    if min(scales) < low:
+        raise InputError(
+            f"--scales={_listed(scales)}: {config.model} needs sides of at least {low} pixels with "
+            f"--views={views}."
+        )
 
 
 def check_places(config: Config) -> None:
@@ -481,6 +592,14 @@ def check_places(config: Config) -> None:
         for name in ("output", "grid"):
             if getattr(config, name):
                 places.check_file(Path(getattr(config, name)), name)
+    members = config.ensemble if config.mode == "evaluate" else ()
+    for member in members:
+        if not is_run(member) and not places.is_saved_model(member):
+            raise InputError(
+                f"--ensemble: {member} is neither a run's directory nor a SavedModel's: name one."
+            )
+    if config.mode in ("evaluate", "responses") and config.output_dir:
+        places.check_writable(Path(config.output_dir), "output_dir")
     if config.mode in ("train", "export"):
         places.check_writable(Path(config.export_dir), "export_dir")
     if config.mode == "train":

@@ -15,40 +15,15 @@ from pipelines import service
 from pipelines.prepare import prepare as write_prepared
 from resnet_keras.config import Config
 from resnet_keras.errors import InputError
-from resnet_keras.evaluation.metrics import make_evaluate
+from resnet_keras.evaluation.batchnorm import has_statistics, set_true_averages
 from resnet_keras.models import build_model, complexity
 from resnet_keras.reporting.tables import table
 from resnet_keras.serving import export as serving
 from resnet_keras.training.checkpoints import Checkpoints
-from resnet_keras.training.runs import BEST
-from resnet_keras.training.strategy import (
-    Cluster,
-    check_batch_size,
-    choose_precision,
-    distribute,
-    make_strategy,
-)
+from resnet_keras.training.runs import BEST, TRUE_AVERAGE
+from resnet_keras.training.strategy import Cluster, choose_precision, distribute
 
 DONE = 0
-
-
-def evaluate(config: Config) -> int:
-    """Evaluate the newest checkpoint of a run."""
-    source, recipe = open_data(config)
-    # Of several machines, one is enough.
-    name = "auto" if config.strategy == "multi_worker" else config.strategy
-    strategy = make_strategy(name, Cluster())
-    check_batch_size(strategy, config.evaluation_batch_size, "evaluation_batch_size")
-    with strategy.scope():
-        model, step = restore(config, source, recipe)
-    found: list[str] = []
-    batches, count = evaluation_batches(config, source, recipe, strategy, Cluster(), found.append)
-    metrics = make_evaluate(model, strategy)(batches, count)
-    for name in found:
-        print(f"Left out, not readable: {name}", file=sys.stderr)
-    print(f"{config.run_dir}, step {step:,}")
-    print(errors(source, metrics))
-    return DONE
 
 
 def export(config: Config) -> int:
@@ -173,7 +148,49 @@ def restore(
             f"{folder} holds no checkpoint: name the --run_dir of a run, or train one with "
             "--mode=train."
         )
+    if config.batchnorm_statistics == "true_average":
+        _average_statistics(config, source, recipe, model, step)
     return model, step
+
+
+def _average_statistics(
+    config: Config,
+    source: pipelines.Source,
+    recipe: pipelines.Recipe,
+    model: keras.Model,
+    step: int,
+) -> None:
+    """Give the network its true batch-norm averages: those that the run keeps, or new ones."""
+    if not has_statistics(model):
+        raise InputError(
+            f"{config.model} has no batch normalisation: leave --batchnorm_statistics out."
+        )
+    best = BEST if config.checkpoint == "best" else ""
+    kept = Checkpoints(Path(config.run_dir, TRUE_AVERAGE, best), model, {}, {}, keep=1)
+    if kept.latest_step == step:
+        kept.restore()
+        return
+    strategy = tf.distribute.get_strategy()
+    replicas, images = strategy.num_replicas_in_sync, source.sizes["train"]
+    # As large as those that training normalised by, on as many devices.
+    size = min(config.batch_size, images) // (replicas * config.accumulation_steps) or 1
+    batches = pipelines.train_stream(
+        source,
+        recipe,
+        batch_size=size * replicas,
+        seed=config.seed,
+        max_bad_fraction=config.max_bad_fraction,
+        distribute=lambda data: distribute(strategy, lambda context: data.rebatch(size)),
+        log=tell_unreadable,
+    )
+    # Every image at least once; the last batch takes its rest from the next epoch.
+    set_true_averages(model, strategy, batches, math.ceil(images / (size * replicas)))
+    kept.save(step)
+
+
+def tell_unreadable(name: str) -> None:
+    """Name an image that is left out."""
+    print(f"Left out, not readable: {name}", file=sys.stderr)
 
 
 def reported_split(source: pipelines.Source) -> str:

@@ -33,11 +33,12 @@ def main(arguments: Sequence[str]) -> int:
         # On CPUs without AVX-512, TensorFlow leaves its faster convolutions off unless asked.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
         with _quiet():
-            from resnet_keras import jobs, predict_job, train_job
+            from resnet_keras import evaluate_job, jobs, predict_job, train_job
 
         return {
             "train": train_job.train,
-            "evaluate": jobs.evaluate,
+            "evaluate": evaluate_job.evaluate,
+            "responses": evaluate_job.responses,
             "export": jobs.export,
             "predict": predict_job.predict,
             "summary": jobs.summary,

@@ -1,1 +1,1 @@
-"""What a network knows: exact metrics."""
+"""What a network knows: exact metrics, scores over views, true averages, layer responses."""

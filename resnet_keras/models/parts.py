@@ -159,7 +159,7 @@ def local_response_normalization(x, *, name: str):
     do not overflow.
     """
     neighbours, k, alpha, beta = 5, 2.0, 1e-4, 0.75
-    inputs = keras.Input(x.shape[1:], dtype=x.dtype, name="features")
+    inputs = keras.Input((None, None, x.shape[-1]), dtype=x.dtype, name="features")
     wide = keras.ops.cast(inputs, "float32")
     reach = neighbours // 2
     squares = keras.ops.pad(keras.ops.square(wide), [[0, 0]] * 3 + [[reach, reach]])

@@ -74,6 +74,14 @@ def read_labels(folder: Path) -> list[str] | None:
         return None
 
 
+def is_saved_model(place: str) -> bool:
+    """Tell whether a directory is a SavedModel, or one of numbered versions of it."""
+    try:
+        return Path(place).is_dir() and find_version(place).is_dir()
+    except InputError:
+        return False
+
+
 def find_images(pattern: str) -> list[Path]:
     """Return the files of a glob pattern (``**`` for folders below), sorted.
 

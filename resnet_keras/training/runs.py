@@ -15,11 +15,13 @@ from resnet_keras.errors import InputError
 
 CONFIG, LOG, FIRST_BATCH = "config.json", "log.jsonl", "first_batch.png"
 TENSORBOARD, BEST, PROFILE = "tensorboard", "best", "profile"  # folders
+TRUE_AVERAGE, EVALUATION, RESPONSES = "true_average", "evaluation", "responses"
 CHECKPOINT = "checkpoint"  # the state file, which names the newest checkpoint
 # All that a run writes: --restart deletes these and nothing else. The state file goes early: a
 # run that is half deleted must not resume under another configuration.
 FILES = (
     *(BEST, CHECKPOINT, "ckpt-*", LOG, FIRST_BATCH, TENSORBOARD, PROFILE, CONFIG),
+    *(TRUE_AVERAGE, EVALUATION, RESPONSES),
     *(f"{name}.new" for name in (LOG, FIRST_BATCH, CONFIG)),
 )
 PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "numpy", "resnet-keras")

@@ -47,7 +47,7 @@ def test_ten_crop_of_cifar_is_cut_from_the_padded_image():
         np.testing.assert_array_equal(crop, padded[y : y + 32, x : x + 32])
 
 
-@pytest.mark.parametrize("side", views.MULTI_SCALE_SIDES)
+@pytest.mark.parametrize("side", IMAGENET.test_scales)
 def test_whole_image_keeps_the_aspect_ratio(side):
     pair = views.whole_image(side)(tf.constant(numbered(300, 401)), IMAGENET).numpy()
     assert pair.shape == (2, side, round(401 * side / 300), 3)

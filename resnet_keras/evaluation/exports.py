@@ -1,0 +1,65 @@
+"""Exports as members of an ensemble."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import tensorflow as tf
+from google.protobuf import message
+
+from pipelines import first_line
+from resnet_keras.errors import InputError
+from resnet_keras.evaluation.scores import Predict
+
+
+class Export(NamedTuple):
+    """A SavedModel that answers.
+
+    predict: RGB images in 0..255, float32 [N, size, size, 3] -> probabilities, float32
+    [N, classes]. size: pixels a side. class_names: in label order; None where the export does not
+    say. recipe: its name; "" where the export does not say.
+    """
+
+    predict: Predict
+    size: int
+    classes: int
+    class_names: tuple[str, ...] | None
+    recipe: str
+
+
+def load_export(folder: Path) -> Export:
+    """Load the signature ``predict_tensor`` of a SavedModel, and what its manifest calls classes.
+
+    Raises:
+        InputError: where it cannot be read, or has no such signature.
+    """
+    try:
+        loaded = tf.saved_model.load(str(folder))
+    except (OSError, ValueError, tf.errors.OpError, message.DecodeError) as error:
+        raise InputError(
+            f"{folder} is no SavedModel that can be read: {first_line(error)}."
+        ) from None
+    signature = loaded.signatures.get("predict_tensor")
+    takes = signature.structured_input_signature[1] if signature else {}
+    shape = takes["images"].shape if list(takes) == ["images"] else tf.TensorShape(None)
+    gives = signature.structured_outputs.get("probabilities") if signature else None
+    if shape.rank != 4 or shape[1] is None or shape[1] != shape[2] or gives is None:
+        raise InputError(
+            f"{folder} has no predict_tensor signature from square images to probabilities: "
+            "export it with --mode=export."
+        )
+
+    def predict(images: tf.Tensor) -> tf.Tensor:
+        # What was loaded is named here, too: its variables live no longer than it does.
+        return loaded.signatures["predict_tensor"](images=images)["probabilities"]
+
+    return Export(predict, shape[1], gives.shape[1], *_manifest(folder))
+
+
+def _manifest(folder: Path) -> tuple[tuple[str, ...] | None, str]:
+    """Return class names and recipe; other people's exports have no manifest."""
+    try:
+        told = json.loads((folder / "manifest.json").read_text())
+        return tuple(map(str, told["labels"])), str(told["preprocessing"]["recipe"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, ""

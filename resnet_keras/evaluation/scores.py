@@ -1,0 +1,138 @@
+"""Probabilities of every image of a split: softmax averaged in float32 over views and passes."""
+
+import sys
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+import pipelines
+from pipelines import views
+from pipelines.preprocessing import View, single_view
+from resnet_keras.errors import InputError
+
+# [N, h, w, 3] float32 -> probabilities [N, classes] float32
+Predict = Callable[[tf.Tensor], tf.Tensor]
+WHOLE = ("dense", "multi_scale")  # views that show a whole image, of any size, to the network
+
+
+class Scores(NamedTuple):
+    """What a network says of a split, in the images' stored order.
+
+    probabilities: float32 [N, classes]. labels: int32 [N]. readable: bool [N]; False where an
+    image could not be read, whose row means nothing.
+    """
+
+    probabilities: np.ndarray
+    labels: np.ndarray
+    readable: np.ndarray
+
+
+def view_functions(name: str, recipe: pipelines.Recipe, scales: tuple[int, ...]) -> list[View]:
+    """Return the passes over the data that a name of --views stands for, a view function each.
+
+    name: "center", "ten_crop", "dense", "multi_scale" or "multi_crop". scales: shorter sides, one
+    a pass of the last two.
+    """
+    return {
+        "center": [single_view],
+        "ten_crop": [views.ten_crop],
+        "dense": [views.whole_image(recipe.test_shorter_side)],
+        "multi_scale": [views.whole_image(side) for side in scales],
+        "multi_crop": [views.crop_grid(side) for side in scales],
+    }[name]
+
+
+def softmax_of(logits: Callable[[tf.Tensor], tf.Tensor]) -> Predict:
+    """Return the float32 probabilities behind a network's logits."""
+    return lambda images: tf.nn.softmax(tf.cast(logits(images), tf.float32))
+
+
+def make_score(predict: Predict, strategy: tf.distribute.Strategy, classes: int) -> Callable:
+    """Return a function from evaluation batches to Scores.
+
+    The function takes the padded ``{"image", "label", "weight"}`` batches that ``strategy``
+    distributes, "image" being [B, h, w, 3] or [B, views, h, w, 3], how many batches and how many
+    images they are, and what the progress bar says. The softmax of an image's views is averaged.
+    Batches may differ in size; of one image each, they may differ in height and width.
+
+    Args:
+        predict: images -> probabilities, in a replica.
+        strategy: runs the replicas.
+        classes: number of probabilities.
+    """
+
+    def averaged(images: tf.Tensor) -> tf.Tensor:
+        if len(images.shape) == 4:
+            return predict(images)
+        shape = tf.shape(images)
+        sides = [known or shape[i] for i, known in enumerate(images.shape[2:], start=2)]
+        answers = predict(tf.reshape(images, [-1, *sides]))
+        return tf.reduce_mean(tf.reshape(answers, [shape[0], shape[1], classes]), axis=1)
+
+    def step(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        images, weights = batch["image"], batch["weight"]
+        if None in images.shape[1:]:
+            # One image a batch; what fills up or cannot be read is smaller than a network takes.
+            probabilities = tf.cond(
+                tf.reduce_all(weights > 0),
+                lambda: averaged(images),
+                lambda: tf.zeros([tf.shape(images)[0], classes]),
+            )
+        else:
+            probabilities = averaged(images)
+        return probabilities, batch["label"], weights
+
+    @tf.function(reduce_retracing=True)
+    def distributed_step(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
+        return strategy.run(step, args=(batch,))
+
+    def score(batches: Iterable, count: int, images: int, doing: str = "evaluating") -> Scores:
+        shown = tqdm.tqdm(
+            batches,
+            desc=doing,
+            total=count,
+            unit="batch",
+            leave=False,
+            disable=not sys.stderr.isatty(),
+        )
+        probabilities = np.empty([images, classes], np.float32)
+        labels, readable = np.empty(images, np.int32), np.zeros(images, bool)
+        end = 0
+        for batch in shown:
+            results = map(strategy.experimental_local_results, distributed_step(batch))
+            for answers, truth, weights in zip(*results, strict=True):
+                # What fills the last batches up lies behind the last image.
+                kept = min(len(truth), images - end)
+                own = slice(end, end + kept)
+                probabilities[own] = answers[:kept]
+                labels[own] = truth[:kept]
+                readable[own] = weights[:kept] > 0
+                end += kept
+        if not readable.any():
+            raise InputError("None of the images to evaluate can be read: look at the data set.")
+        return Scores(probabilities, labels, readable)
+
+    return score
+
+
+def mean(scores: Iterable[Scores]) -> Scores:
+    """Average the probabilities of several passes or networks over the same images, in float32.
+
+    An image counts where all could read it.
+    """
+    passes = iter(scores)
+    total = next(passes)
+    count = 1
+    for found in passes:
+        if not np.array_equal(found.labels[found.readable], total.labels[found.readable]):
+            raise ValueError("The scores to be averaged are of different images.")
+        total = Scores(
+            total.probabilities + found.probabilities,
+            total.labels,
+            total.readable & found.readable,
+        )
+        count += 1
+    return total._replace(probabilities=total.probabilities / np.float32(count))
