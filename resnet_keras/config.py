@@ -377,8 +377,7 @@ def _saved(run_dir: str) -> dict[str, Any]:
         return {"flags": dict(saved["flags"]), "data": saved.get("data", {})}
     except OSError:
         raise InputError(
-            f"--run_dir={run_dir} holds no run: name a run's directory, or train one with "
-            "--mode=train."
+            f"{run_dir} holds no run: name a run's directory, or train one with --mode=train."
         ) from None
     except (json.JSONDecodeError, KeyError, TypeError, ValueError):
         raise InputError(f"{file} is no run's config: name another --run_dir.") from None
@@ -561,14 +560,14 @@ def _validate_views(config: Config, recipe: pipelines.Recipe) -> None:
             f"--scales={_listed(config.scales)} has no place in --views={views}: leave it out, or "
             "give --views=multi_scale or multi_crop."
         )
-    if not scales:
-        raise InputError(
-            f"--views={views} has no scales in the recipe {recipe.name}: give --scales."
-        )
     if views == "multi_crop" and recipe.crop == "padded":
         raise InputError(
             f"--views=multi_crop has no room in the recipe {recipe.name}, whose crops are as large "
             "as its images: give another of --views."
+        )
+    if not scales:
+        raise InputError(
+            f"--views={views} has no scales in the recipe {recipe.name}: give --scales."
         )
     spec = architecture(config.model)
     whole = views in ("dense", "multi_scale") and isinstance(spec, ResNetSpec)

@@ -20,7 +20,7 @@ def fully_convolutional(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
         # Only the model's __call__ insists on its image size, none of its layers does.
         return lambda images: model.call(images, training=False)
     (flatten,) = flattened
-    body = keras.Model(model.inputs, flatten.input)
+    body = keras.Model(model.input, flatten.input)
     first, *rest = [
         layer
         for layer in model.layers[model.layers.index(flatten) + 1 :]

@@ -35,7 +35,7 @@ def make_measure_responses(model: keras.Model, strategy: tf.distribute.Strategy)
     distributes, and how many they are. It returns one number a layer of ``response_layers``: the
     standard deviation over all images, places and channels together.
     """
-    tapped = keras.Model(model.inputs, [layer.output for layer in response_layers(model)])
+    tapped = keras.Model(model.input, [layer.output for layer in response_layers(model)])
 
     def step(batch: dict[str, tf.Tensor]) -> tf.Tensor:
         weights = tf.cast(batch["weight"], tf.float64)

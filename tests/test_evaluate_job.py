@@ -1,0 +1,172 @@
+"""Evaluation and layer responses from the command line."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+from processes import TINY, done
+
+from resnet_keras.main import main
+
+SHORT = [*TINY, "--train_steps=12", "--steps_per_call=3", "--log_every=5"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Give a directory with a residual and a plain run, and their exports."""
+    folder = tmp_path_factory.mktemp("runs")
+    done([*SHORT, "--run_dir=a", "--export_dir=xa"], folder)
+    done([*SHORT, "--run_dir=b", "--export_dir=xb", "--model=cifar_plain8", "--seed=3"], folder)
+    return folder
+
+
+@pytest.fixture
+def run(place, monkeypatch, capsys):
+    """Return the function from arguments to exit code, output and complaints, in this process."""
+
+    def ask(*arguments):
+        monkeypatch.chdir(place)
+        modes = [argument for argument in arguments if argument.startswith("--mode")]
+        code = main([*(modes or ["--mode=evaluate"]), *arguments])
+        return code, *capsys.readouterr()
+
+    return ask
+
+
+@pytest.fixture
+def told(run):
+    """Return the function from arguments to the output of a command that ends well."""
+
+    def ask(*arguments):
+        code, output, complaint = run(*arguments)
+        assert (code, complaint) == (0, "")
+        return output
+
+    return ask
+
+
+def _predictions(folder):
+    with np.load(folder / "predictions.npz") as found:
+        return dict(found)
+
+
+def _metrics(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_the_answer_is_the_same_for_all_batches_and_devices(place, told):
+    """Table, files and the training's own evaluation agree."""
+    (last,) = [
+        record
+        for record in map(json.loads, (place / "a/log.jsonl").read_text().splitlines())
+        if record["kind"] == "test"
+    ]
+    expected = None
+    for size, devices in ((1, 1), (7, 1), (64, 1), (64, 3)):
+        out = f"out_{size}_{devices}"
+        flags = ["--run_dir=a", f"--evaluation_batch_size={size}", f"--output_dir={out}"]
+        if devices > 1:
+            flags += ["--mode=evaluate", "--strategy=mirrored"]
+            output = done(flags, place, devices=devices)
+        else:
+            output = told(*flags)
+        assert f"({last['wrong']} of 360 images wrong)" in output
+        found = _predictions(place / out)
+        expected = expected or found
+        np.testing.assert_array_equal(found["predicted"], expected["predicted"])
+        np.testing.assert_allclose(
+            found["probabilities"], expected["probabilities"], rtol=1e-4, atol=1e-6
+        )
+        metrics = _metrics(place / out)
+        assert metrics["wrong"] == last["wrong"] == np.sum(found["predicted"] != found["label"])
+        assert metrics["top5_error"] == pytest.approx(last["top5_error"], abs=1e-6)
+        assert metrics["loss"] == pytest.approx(last["loss"], rel=1e-4)
+    with (place / out / "confusion.csv").open() as file:
+        _, *rows = csv.reader(file)
+    counts = np.array([row[1:] for row in rows], int)
+    np.testing.assert_array_equal(counts.sum(axis=1), np.bincount(found["label"]))
+    assert counts.trace() == 360 - last["wrong"]
+    assert (place / out / "confusion.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_ten_crop_goes_into_the_runs_directory(place, told):
+    output = told("--run_dir=a", "--views=ten_crop")
+    metrics = _metrics(place / "a/evaluation/test_ten_crop")
+    low, high = metrics["top1_interval"]
+    assert f"{100 * low:.2f} to {100 * high:.2f} %" in output
+    assert low < metrics["top1_error"] < high
+    assert [member["model"] for member in metrics["members"]] == ["cifar_resnet8"]
+    assert re.search(r"^7 +36 ", output, re.MULTILINE)  # the table of classes
+
+
+def test_an_ensemble_averages_the_probabilities_of_runs_and_exports(place, told):
+    for run in ("a", "b"):
+        told(f"--run_dir={run}", f"--output_dir=single_{run}")
+    assert "b, step 12" in told("--ensemble=a,b,xb/1")
+    found = _predictions(place / "runs/ensemble/evaluation/test_center")
+    first, other = (_predictions(place / f"single_{run}")["probabilities"] for run in ("a", "b"))
+    np.testing.assert_allclose(found["probabilities"], (first + 2 * other) / 3, atol=1e-5)
+    assert np.abs(found["probabilities"] - first).max() > 1e-2
+
+
+def test_true_averages_are_kept_in_the_run_and_exported(place, told):
+    options = ["--run_dir=b", "--batchnorm_statistics=true_average"]
+    told(*options, "--views=dense")
+    (kept,) = (place / "b/true_average").glob("ckpt-12.data*")
+    before = kept.stat().st_mtime_ns
+    told(*options)
+    assert kept.stat().st_mtime_ns == before, "found again, not computed again"
+    averaged = _predictions(place / "b/evaluation/test_center_true_average")["probabilities"]
+    told("--run_dir=b")
+    moving = _predictions(place / "b/evaluation/test_center")["probabilities"]
+    assert np.abs(averaged - moving).max() > 0.05
+    told("--mode=export", *options, "--export_dir=xt")
+    told("--ensemble=xt", "--dataset=digits", "--output_dir=exported")
+    exported = _predictions(place / "exported")["probabilities"]
+    np.testing.assert_allclose(exported, averaged, atol=1e-4)
+
+
+def test_responses_of_two_runs(place, told):
+    assert "7 layers" in told("--mode=responses", "--runs=a,b")
+    with (place / "a/responses/responses.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["run"] for row in rows] == ["a"] * 7 + ["b"] * 7
+    for run in ("a", "b"):
+        own = [row for row in rows if row["run"] == run]
+        assert [row["layer"] for row in own] == list("1234567")
+        stds = [float(row["std"]) for row in own]
+        assert [float(row["sorted_std"]) for row in own] == sorted(stds, reverse=True)
+        assert min(stds) > 0
+    assert (place / "a/responses/responses.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--run_dir=a", "--views=multi_scale"], "--scales"),
+        (["--run_dir=a", "--views=multi_crop"], "as large as its images"),
+        (["--run_dir=a", "--scales=32"], "--views=multi_scale"),
+        (["--run_dir=a", "--scales=1,x", "--views=multi_scale"], "whole pixels"),
+        (["--run_dir=a", "--scales=0", "--views=multi_scale"], "at least 1 pixels"),
+        (["--run_dir=a", "--views=all"], "ten_crop"),
+        (["--ensemble=a,nowhere"], "nowhere"),
+        (["--ensemble=a,renamed"], "renamed is a run on other images or classes"),
+        (["--ensemble=xa", "--dataset=digits", "--classes=1,2"], "xa knows other classes"),
+        (["--ensemble=a,xa", "--views=dense"], "xa takes one"),
+        (["--ensemble=a,xa", "--views=ten_crop"], "which xa does by itself"),
+        (["--run_dir=a", "--output_dir=a/config.json/deeper"], "--output_dir"),
+        (["--mode=responses", "--runs=a,nowhere"], "nowhere holds no run"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_makes_no_sense_is_one_sentence(place, run, arguments, told):
+    (place / "renamed").mkdir(exist_ok=True)
+    config = json.loads((place / "a/config.json").read_text())
+    config["data"]["class_names"][0] = "zero"
+    (place / "renamed/config.json").write_text(json.dumps(config))
+    code, _, complaint = run(*arguments)
+    assert code == 2
+    assert told in complaint
+    assert len(complaint.strip().splitlines()) == 1
