@@ -93,7 +93,7 @@ def evaluate(config: Config) -> int:
     figures.draw_confusion(folder / "confusion.png", counts, source.class_names)
     for member in members:
         step = "" if member.step is None else f", step {member.step:,}"
-        print(f"{member.place}{step}, {_seen(member)}")
+        print(f"{member.place}{step}")
     print(_errors(split, metrics))
     if len(source.class_names) <= FITTING:
         print(_classes(answers.by_class(counts, source.class_names)))
@@ -300,12 +300,6 @@ def _description(member: Member) -> dict[str, Any]:
     }
 
 
-def _seen(member: Member) -> str:
-    """Return what a network saw of each image, for the terminal."""
-    views, scales = member.config.views, member.config.evaluation_scales(member.recipe)
-    return views + (f" at {', '.join(map(str, scales))}" if views != "center" else "")
-
-
 def _errors(split: str, metrics: dict[str, Any]) -> str:
     rows = [
         [
@@ -317,7 +311,7 @@ def _errors(split: str, metrics: dict[str, Any]) -> str:
         for k, wrong in ((1, "wrong"), (5, "wrong_top5"))
         if wrong in metrics
     ]
-    return table([f"{split} error", "", "", "95 % interval"], rows)
+    return table([f"{split}, {metrics['views']}", "error", "", "95 % interval"], rows)
 
 
 def _classes(rows: list[dict[str, Any]]) -> str:

@@ -36,13 +36,14 @@ def view_functions(name: str, recipe: pipelines.Recipe, scales: tuple[int, ...])
     name: "center", "ten_crop", "dense", "multi_scale" or "multi_crop". scales: shorter sides, one
     a pass of the last two.
     """
-    return {
+    functions: dict[str, list[View]] = {
         "center": [single_view],
         "ten_crop": [views.ten_crop],
         "dense": [views.whole_image(recipe.test_shorter_side)],
         "multi_scale": [views.whole_image(side) for side in scales],
         "multi_crop": [views.crop_grid(side) for side in scales],
-    }[name]
+    }
+    return functions[name]
 
 
 def softmax_of(logits: Callable[[tf.Tensor], tf.Tensor]) -> Predict:
