@@ -15,7 +15,7 @@ import fnmatch
 import os
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
@@ -24,7 +24,7 @@ import train_loop  # noqa: E402
 import train_restart  # noqa: E402
 import train_speed  # noqa: E402
 import train_workers  # noqa: E402
-from turns import environment, write  # noqa: E402
+from turns import environment, show, write  # noqa: E402
 
 
 class Default(NamedTuple):
@@ -50,18 +50,6 @@ SECTIONS = {
     train_workers.workers_cifar20: Default(40, 128),
     train_restart.restart: Default(0, 32),
 }
-
-
-def show(name: str, section: dict[str, Any]) -> None:
-    """Print a section's medians and its ratios beside their targets."""
-    print(f"\n{name}: {section['settings']}")
-    for contender, median in section["medians"].items():
-        print(f"  {contender:40} {median:10,.4g}")
-    for pair, found in section["ratios"].items():
-        bound = f"<= {found['at_most']}" if "at_most" in found else f">= {found['at_least']}"
-        spread = f"{found['low']:.3g}-{found['high']:.3g}"
-        reached = "yes" if found["reached"] else "NO"
-        print(f"  {pair:40} {found['ratio']:10.4g}  {spread:14} {bound:9} {reached}", flush=True)
 
 
 def main() -> None:

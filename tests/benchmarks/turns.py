@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -41,13 +42,32 @@ class Target:
         return ratio <= self.bound if self.at_most else ratio >= self.bound
 
 
-def serve(run: Callable[[int], float]) -> None:
-    """Answer each line of standard input, a number of steps, with the seconds they took."""
+def serve(run: Callable[[int], float | list[float]]) -> None:
+    """Answer each line of standard input, a number of steps, with the seconds they took.
+
+    run: steps -> the seconds of all of them, or a list with each one's.
+    """
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever libraries print is no answer
     answers.write("ready\n")
     for line in sys.stdin:
-        answers.write(f"{run(int(line))}\n")
+        answers.write(f"{json.dumps(run(int(line)))}\n")
+
+
+def serve_each(step: Callable[[], object]) -> None:
+    """Answer as `serve` does, with the seconds that each call of ``step`` took."""
+
+    def run(count: int) -> list[float]:
+        step()  # a process that has slept is cold
+        seconds = []
+        for _ in range(count):
+            start = time.perf_counter()
+            step()
+            seconds.append(time.perf_counter() - start)
+        return seconds
+
+    run(2)
+    serve(run)
 
 
 class Contender:
@@ -88,13 +108,20 @@ class Contender:
 
     def run(self, steps: int) -> float:
         """Return the seconds that ``steps`` steps took."""
+        return float(self._ask(steps))
+
+    def run_each(self, steps: int) -> list[float]:
+        """Return the seconds that each of ``steps`` steps took, of what does `serve_each`."""
+        return self._ask(steps)
+
+    def _ask(self, steps: int) -> Any:
         self._signal(signal.SIGCONT)
         assert self._process.stdin is not None
         self._process.stdin.write(f"{steps}\n")
         self._process.stdin.flush()
-        seconds = float(self._read())
+        answer = json.loads(self._read())
         self._signal(signal.SIGSTOP)
-        return seconds
+        return answer
 
     def close(self) -> None:
         """End the process and its workers."""
@@ -176,11 +203,11 @@ def _rounded(value: float) -> float:
     return float(f"{value:.5g}")
 
 
-def environment() -> dict[str, Any]:
-    """Return the machine and the versions."""
+def environment(*packages: str) -> dict[str, Any]:
+    """Return the machine and the versions, of these packages too."""
     info = _cpu_info()
     flags = set(info.get("flags", "").split())
-    packages = ("tensorflow", "keras", "torch", "numpy")
+    packages = ("tensorflow", "keras", "torch", "numpy", *packages)
     return {
         "cpu": info.get("model name", platform.processor()),
         "cores": len(os.sched_getaffinity(0)),
@@ -202,9 +229,27 @@ def _cpu_info() -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def write(path: Path, name: str, section: Mapping[str, Any]) -> None:
-    """Replace one section of the results file; the others stay as they are."""
+def show(name: str, section: Mapping[str, Any]) -> None:
+    """Print a section's medians and its ratios beside their targets."""
+    print(f"\n{name}: {section['settings']}")
+    for contender, median in section["medians"].items():
+        print(f"  {contender:40} {median:10,.4g}")
+    for pair, found in section["ratios"].items():
+        bound = f"<= {found['at_most']}" if "at_most" in found else f">= {found['at_least']}"
+        spread = f"{found['low']:.3g}-{found['high']:.3g}"
+        reached = "yes" if found["reached"] else "NO"
+        print(f"  {pair:40} {found['ratio']:10.4g}  {spread:14} {bound:9} {reached}", flush=True)
+
+
+def write(path: Path, name: str, section: Mapping[str, Any], *packages: str) -> None:
+    """Replace one section of the results file; the others stay as they are.
+
+    packages: whose versions are noted beside the usual ones.
+    """
     results = json.loads(path.read_text()) if path.exists() else {"sections": {}}
-    results = {"environment": environment(), "sections": {**results["sections"], name: section}}
+    results = {
+        "environment": environment(*packages),
+        "sections": {**results["sections"], name: section},
+    }
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n")
