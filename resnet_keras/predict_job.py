@@ -13,7 +13,7 @@ import tqdm
 from pipelines.decoding import decode
 from resnet_keras.config import Config
 from resnet_keras.errors import InputError
-from resnet_keras.reporting.pictures import Picture, picture_grid
+from resnet_keras.reporting.pictures import Picture, picture_grid, score
 from resnet_keras.reporting.tables import table
 from resnet_keras.serving import places, submission
 from resnet_keras.serving import predict as serving
@@ -131,7 +131,9 @@ def _draw(answers: list[Answer], folder: Path, file: Path) -> None:
             )
         )
     picture_grid(pictures).savefig(file, dpi=150)
-    print(f"Drawn    {file}, {len(pictures)} pictures")
+    print(
+        ", ".join(filter(None, [f"Drawn    {file}", f"{len(pictures)} pictures", score(pictures)]))
+    )
 
 
 def _thumbnail(file: Path) -> Any:

@@ -47,11 +47,15 @@ def picture_grid(pictures: Sequence[Picture], *, columns: int = 8) -> Figure:
             colour = RIGHT if picture.predicted == picture.true else WRONG
         # A dollar sign in a class name is no formula.
         place.set_title(_caption(picture), color=colour, fontsize=7, parse_math=False)
-    known = [picture for picture in pictures if picture.true is not None]
-    if known:
-        right = sum(picture.predicted == picture.true for picture in known)
-        figure.suptitle(f"{right} of {len(known)} right", fontsize=9)
+    figure.suptitle(score(pictures), fontsize=9)
     return figure
+
+
+def score(pictures: Sequence[Picture]) -> str:
+    """Say how many are right of those whose true class is known; "" where none is."""
+    known = [picture for picture in pictures if picture.true is not None]
+    right = sum(picture.predicted == picture.true for picture in known)
+    return f"{right} of {len(known)} right" if known else ""
 
 
 def _caption(picture: Picture) -> str:
