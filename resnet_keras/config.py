@@ -188,6 +188,11 @@ class Config:
     host: str = _flag("localhost", "with --mode=data_worker: name by which trainers reach it")
     # Result
     export_dir: str = _flag("", "SavedModel versions; '' is saved_models/ and the run's name")
+    fold: bool = _flag(True, "multiply batch norm into the convolutions of the export")
+    export_precision: str = _flag(
+        "", "precision inside the export, float32 outside: bfloat16 for servers whose hardware has "
+        "it; '' is float32", choices=("", "float32", "bfloat16"),
+    )  # fmt: skip
     saved_model: str = _flag("", "with --mode=predict: the export, with or without its version")
     images: str = _flag("", "with --mode=predict: image files, a glob pattern in quotes")
     output: str = _flag("", "with --mode=predict: file for the answers, in place of the table")
@@ -256,8 +261,9 @@ _EXPANDED = ("output_dir", "saved_model", "images", "output", "ilsvrc_ids", "gri
 _RESUMABLE = (
     "mode data_dir train_steps strategy run_dir restart steps_per_call log_every checkpoint_every "
     "keep_checkpoints evaluate_every evaluation_batch_size tensorboard profile_steps checkpoint "
-    "recompute max_bad_fraction export_dir saved_model images output_dir output_name data_service "
-    "resume port host output format ilsvrc_ids grid views scales ensemble batchnorm_statistics runs"
+    "recompute max_bad_fraction export_dir fold export_precision saved_model images output_dir "
+    "output_name data_service resume port host output format ilsvrc_ids grid views scales ensemble "
+    "batchnorm_statistics runs"
 ).split()
 # What a command that evaluates several runs asks of all of them.
 _ASKED = (

@@ -1,11 +1,14 @@
 """What each --mode but train and predict does, from a Config to an exit code."""
 
 import contextlib
+import dataclasses
+import json
 import math
 import signal
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -13,17 +16,22 @@ import tensorflow as tf
 import pipelines
 from pipelines import service
 from pipelines.prepare import prepare as write_prepared
+from pipelines.samples import encoded_samples
 from resnet_keras.config import Config
 from resnet_keras.errors import InputError
 from resnet_keras.evaluation.batchnorm import has_statistics, set_true_averages
 from resnet_keras.models import build_model, complexity
+from resnet_keras.models.architectures import architecture
 from resnet_keras.reporting.tables import table
 from resnet_keras.serving import export as serving
+from resnet_keras.serving import manifest
 from resnet_keras.training.checkpoints import Checkpoints
-from resnet_keras.training.runs import BEST, TRUE_AVERAGE
+from resnet_keras.training.runs import BEST, LOG, TRUE_AVERAGE, environment
 from resnet_keras.training.strategy import Cluster, choose_precision, distribute
 
 DONE = 0
+SAMPLES = 28  # images on which an export must answer as the network
+_PLACES = {"data_dir", "run_dir", "export_dir", "output_dir", "saved_model", "images"}
 
 
 def export(config: Config) -> int:
@@ -232,6 +240,8 @@ def export_newest(
     config: Config, source: pipelines.Source, recipe: pipelines.Recipe
 ) -> tuple[Path, int]:
     """Export a checkpoint of a run; return the version's folder and the step."""
+    # The checkpoint's variables are float32 in every precision, and so is what is exported from.
+    config = dataclasses.replace(config, precision="float32")
     model, step = restore(config, source, recipe)
     exported = serving.export(
         model,
@@ -239,8 +249,38 @@ def export_newest(
         class_names=source.class_names,
         preprocess=lambda encoded: pipelines.preprocess_encoded(encoded, recipe, source.statistics),
         normalise=lambda images: pipelines.normalise(images, recipe, source.statistics),
+        samples=encoded_samples(source.splits[reported_split(source)], SAMPLES),
+        facts={
+            "architecture": _architecture(config, source),
+            "step": step,
+            "checkpoint": config.checkpoint,
+            "metrics": _metrics(config, source, step),
+            "preprocessing": manifest.preprocessing(recipe, source.statistics),
+            # Where things lay on this machine is nobody's business.
+            "config": {k: v for k, v in dataclasses.asdict(config).items() if k not in _PLACES},
+            **{k: v for k, v in environment().items() if k not in ("platform", "cpu")},
+        },
+        fold=config.fold,
+        precision=config.export_precision or "float32",
     )
     return exported, step
+
+
+def _architecture(config: Config, source: pipelines.Source) -> dict[str, Any]:
+    """Return the row of the network and its options."""
+    options = config.architecture_arguments()
+    return dataclasses.asdict(
+        architecture(config.model, classes=len(source.class_names), **options)
+    )
+
+
+def _metrics(config: Config, source: pipelines.Source, step: int) -> dict[str, Any] | None:
+    """Return what the run's log says of the exported weights; None where they were not tested."""
+    log = Path(config.run_dir, LOG)
+    lines = log.read_text().splitlines() if log.is_file() else []
+    records = [json.loads(line) for line in lines]
+    found = [r for r in records if r["kind"] == reported_split(source) and r["step"] == step]
+    return {"split": found[-1].pop("kind"), **found[-1]} if found else None
 
 
 def errors(source: pipelines.Source, metrics: dict[str, int | float]) -> str:
