@@ -1,10 +1,12 @@
-"""What an export must stand before it is published: `python checks.py VERSION QUESTIONS PRECISION`.
+"""What an export must stand before it is published.
 
 A script for a process of its own, because a bad request may end it, and without this package,
-because TF Serving has none: it loads the version as the server does, in a v1 session. It prints
-each check before it is made; with exit code 1, the last line says what failed.
+because TF Serving has none: it loads the version as the server does, in a v1 session. It reads its
+arguments, those of `main`, as a JSON list from standard input, and prints each check before it is
+made; with exit code 1, the last line says what failed.
 """
 
+import json
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -250,8 +252,8 @@ def _replay(server: Server, folder: str) -> None:
 def main(folder: str, questions: str, precision: str) -> int:
     """Check a version; return the exit code."""
     loaded = dict(np.load(questions))
-    count = sum(name.startswith("encoded_image_") for name in loaded)
-    encoded = [loaded.pop(f"encoded_image_{index}").tobytes() for index in range(count)]
+    parts = np.split(loaded["encoded_bytes"], loaded["encoded_ends"][:-1])
+    encoded = [part.tobytes() for part in parts]
     try:
         check(folder, {**loaded, "encoded": np.array(encoded, object)}, precision)
     except Failed as failure:
@@ -265,4 +267,5 @@ def main(folder: str, questions: str, precision: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    asked = sys.stdin.readline()  # nothing, where the exporter has ended
+    sys.exit(main(*json.loads(asked)) if asked else 1)

@@ -16,7 +16,7 @@ from pipelines import first_line
 from resnet_keras.errors import InputError
 from resnet_keras.serving import folding, keras_file, manifest, signatures, warmup
 from resnet_keras.serving.places import versions
-from resnet_keras.serving.verify import verify
+from resnet_keras.serving.verify import inspector, verify
 
 WRITING = ".writing-"  # what a server that polls for numbers does not see
 
@@ -70,7 +70,7 @@ def export(
         OSError: where the version cannot be written.
     """
     _check(model, class_names, precision)
-    with _workshop(directory) as workshop:
+    with inspector() as process, _workshop(directory) as workshop:
         version = workshop / "version"
         try:
             signatures.write(
@@ -92,6 +92,7 @@ def export(
                 "make room, and export again with --mode=export."
             ) from None
         verify(
+            process,
             version,
             model,
             class_names=class_names,

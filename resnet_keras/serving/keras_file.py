@@ -1,5 +1,6 @@
 """The network as a .keras file that plain Keras opens, for retraining."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ def write(model: keras.Model, folder: Path) -> None:
         folder: exists.
     """
     plain = keras.models.clone_model(model, clone_function=_stock)
-    plain.set_weights(model.get_weights())
-    plain.save(folder / NAME)
+    with warnings.catch_warnings():
+        # Keras 3.15 reads variables in a way that NumPy 2 finds out of date.
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        plain.set_weights(model.get_weights())
+        plain.save(folder / NAME)
 
 
 def _stock(layer: keras.layers.Layer) -> Any:

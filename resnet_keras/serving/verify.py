@@ -1,12 +1,14 @@
 """Compare an export with its network, and put bad requests to it, before anybody can load it."""
 
+import contextlib
 import itertools
+import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -22,7 +24,25 @@ class ExportError(OSError):
     """Say in one sentence why nothing was published; main exits with 1."""
 
 
+@contextlib.contextmanager
+def inspector() -> Iterator[subprocess.Popen]:
+    """Start the process of ``checks``, which loads TensorFlow while the export is written."""
+    # On the CPU, as the network's own answers are: GPUs round otherwise, and this process may
+    # hold all of their memory. -P: the folder of checks.py is no place to import from.
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, "-P", checks.__file__],
+        stdin=pipe, stdout=pipe, stderr=pipe, env=environment, text=True,
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def verify(
+    process: subprocess.Popen,
     folder: Path,
     model: keras.Model,
     *,
@@ -32,9 +52,10 @@ def verify(
     samples: Sequence[bytes],
     precision: str,
 ) -> None:
-    """Check a version that is not published yet, in a process of its own; see ``checks``.
+    """Check a version that is not published yet, as ``checks`` says.
 
     Args:
+        process: an ``inspector``; it checks once.
         folder: of the version.
         model: that it was made from; its own answers, in float32, are the measure.
         class_names: as ``export``'s.
@@ -47,39 +68,34 @@ def verify(
     Raises:
         ExportError: naming the check that failed.
     """
-    with tempfile.TemporaryDirectory() as place, tf.device("/CPU:0"):
+    with tempfile.TemporaryDirectory() as place:
         questions = Path(place, "questions.npz")
-        _ask_the_model(questions, model, class_names, preprocess, normalise, samples)
-        # On the CPU, as the model's own answers are: GPUs round otherwise, and this process may
-        # hold all of their memory. -P: the folder of checks.py is no place to import from.
-        command = [sys.executable, "-P", checks.__file__, str(folder), str(questions), precision]
-        environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        with tf.device("/CPU:0"):
+            write_questions(questions, model, class_names, preprocess, normalise, samples)
+        order = json.dumps([str(folder), str(questions), precision])
         try:
-            done = subprocess.run(
-                command, env=environment, capture_output=True, text=True, timeout=SECONDS,
-                check=False, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
+            told, complaints = process.communicate(order + "\n", timeout=SECONDS)
         except subprocess.TimeoutExpired:
             raise ExportError(
                 f"The export was not published: its checks took more than {SECONDS // 60} minutes."
             ) from None
-    if done.returncode:
-        raise ExportError(f"The export was not published: {_failure(done)}.")
+    if process.returncode:
+        failure = _failure(process.returncode, told.splitlines(), complaints.splitlines())
+        raise ExportError(f"The export was not published: {failure}.")
 
 
-def _failure(done: subprocess.CompletedProcess) -> str:
+def _failure(code: int, told: list[str], complaints: list[str]) -> str:
     """Return which check failed, and how."""
-    lines = done.stdout.strip().splitlines() or ["its checks did not begin"]
-    if done.returncode == 1 and len(lines) > 1:
-        return f"at {lines[-2]}, {lines[-1]}"
-    if done.returncode < 0:
-        name = signal.Signals(-done.returncode).name
-        return f"at {lines[-1]}, {name} ended the process that had loaded it"
-    complaint = (done.stderr.strip().splitlines() or ["without a word"])[-1]
-    return f"at {lines[-1]}, the process of the checks ended ({complaint.rstrip('.')})"
+    if code == 1 and len(told) > 1:
+        return f"at {told[-2]}, {told[-1]}"
+    place = f"at {told[-1]}" if told else "before its checks began"
+    if code < 0:
+        return f"{place}, {signal.Signals(-code).name} ended the process that had loaded it"
+    complaint = complaints[-1].rstrip(".") if complaints else f"exit code {code}"
+    return f"{place}, the process of the checks ended ({complaint})"
 
 
-def _ask_the_model(
+def write_questions(
     file: Path,
     model: keras.Model,
     class_names: Sequence[str],
@@ -89,7 +105,8 @@ def _ask_the_model(
 ) -> None:
     """Write what ``checks`` puts to the export, with the network's answers."""
     shape = model.input_shape[1:]
-    encoded, inputs, pixels = [], [], []
+    encoded: list[bytes] = []
+    inputs, whole = [], []
     drawn = (
         tf.io.encode_png(warmup.picture(seed, shape)).numpy() for seed in range(1, checks.BATCH + 1)
     )
@@ -102,8 +119,8 @@ def _ask_the_model(
         except tf.errors.InvalidArgumentError:
             continue
         encoded.append(sample)
-        pixels.append(tf.image.resize(image, shape[:2]).numpy())
-    pixels = np.stack(pixels[: checks.BATCH])
+        whole.append(tf.image.resize(image, shape[:2]).numpy())
+    pixels = np.stack(whole[: checks.BATCH])
     network = folding.taps(model)
 
     def answers(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -126,5 +143,6 @@ def _ask_the_model(
         pixels_probabilities=pixels_probabilities,
         pixels_features=pixels_features,
         labels=np.array(class_names),
-        **{f"encoded_image_{i}": np.frombuffer(image, np.uint8) for i, image in enumerate(encoded)},
+        encoded_bytes=np.frombuffer(b"".join(encoded), np.uint8),
+        encoded_ends=np.cumsum([len(image) for image in encoded]),
     )

@@ -1,17 +1,26 @@
 """An export is opened as TF Serving opens it: in a v1 session of a process of its own."""
 
+import fcntl
+import gzip
+import hashlib
 import io
+import json
+import os
+import shutil
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from tensorflow_serving.apis import prediction_log_pb2
 
 import pipelines
 from resnet_keras.errors import InputError
 from resnet_keras.models import build_model
+from resnet_keras.serving import checks, folding, keras_file, manifest, verify
 from resnet_keras.serving.export import export
 from resnet_keras.serving.places import check_writable, find_images, find_version, versions
 from resnet_keras.serving.predict import load, predict
@@ -21,25 +30,64 @@ SESSION = """
 import json, sys
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2
 folder, arrays, answers = sys.argv[1:]
 inputs = np.load(arrays, allow_pickle=True)
 with tf.compat.v1.Session(graph=tf.Graph()) as session:
     meta = tf.compat.v1.saved_model.loader.load(session, ["serve"], folder)
-    outputs = {}
-    for signature, given in (("predict_tensor", "images"), ("serving_default", "image_bytes")):
+
+    def ask(signature, value):
         definition = meta.signature_def[signature]
+        (given,) = definition.inputs.values()
+        names = sorted(definition.outputs)
+        # Past Python's own check of shapes, as a request comes to the server.
+        call = session._make_callable_from_options(config_pb2.CallableOptions(
+            feed=[given.name], fetch=[definition.outputs[name].name for name in names]
+        ))
+        return dict(zip(names, call(value)))
+
+    outputs = {}
+    for signature, given in (("predict_tensor", "images"), ("features", "images"),
+                             ("serving_default", "image_bytes"), ("classify", "inputs")):
+        assert list(meta.signature_def[signature].inputs) == [given]
         for count in (1, 7):
-            feed = {definition.inputs[given].name: inputs[given][:count]}
-            fetch = {name: info.name for name, info in definition.outputs.items()}
-            for name, value in session.run(fetch, feed).items():
+            for name, value in ask(signature, inputs[given][:count]).items():
                 outputs[f"{signature} {count} {name}"] = value
+        bad = [inputs[given][:1][None], inputs[given][0]]
+        if given == "images":
+            bad.append(inputs[given][:, :-1])
+        else:
+            bad.append(np.array([b"no image", inputs[given][0]], object))
+            bad.append(np.array([b""], object))
+        for value in bad:
+            try:
+                ask(signature, np.asarray(value))
+                raise SystemExit(f"{signature} answered {value}")
+            except tf.errors.InvalidArgumentError:
+                pass
+    outputs["classify method"] = meta.signature_def["classify"].method_name
 np.savez(answers, **outputs)
+"""
+# What somebody does who has Keras, and has never heard of this package.
+PLAIN_KERAS = """
+import sys
+sys.modules["resnet_keras"] = sys.modules["pipelines"] = None
+import keras
+import numpy as np
+for file in sys.argv[1:]:
+    inputs = np.load(file + ".npy")
+    model = keras.saving.load_model(file)
+    assert {type(layer).__module__.partition(".")[0] for layer in model.layers} == {"keras"}
+    assert {layer.dtype_policy.name for layer in model.layers} == {"float32"}
+    np.save(file + ".npy", model.predict(inputs, verbose=0))
+    model.compile(keras.optimizers.SGD(1e-3), "mse")
+    model.fit(inputs, model.predict(inputs, verbose=0), epochs=1, verbose=0)
 """
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """Give a small network, its preprocessing, and the folder it was exported to."""
+    """Give a small network, the arguments of its export, and the folder it was exported to."""
     folder = tmp_path_factory.mktemp("exports") / "small"
     check_writable(folder, "export_dir")
     model = build_model("cifar_resnet8", classes=7, classifier_activation=None)
@@ -53,9 +101,24 @@ def exported(tmp_path_factory):
         "class_names": NAMES,
         "preprocess": lambda encoded: pipelines.preprocess_encoded(encoded, recipe, statistics),
         "normalise": lambda images: pipelines.normalise(images, recipe, statistics),
+        "samples": [b"not an image", _png(np.full((50, 40, 3), 90, np.uint8))],
+        "facts": {
+            "step": 12,
+            "preprocessing": manifest.preprocessing(recipe, statistics),
+        },
     }
     version = export(model, folder, **arguments)
     return model, arguments, version
+
+
+@pytest.fixture(scope="module")
+def questions(exported, tmp_path_factory):
+    """Give the file of what is asked of that export before it is published."""
+    model, arguments, _ = exported
+    file = tmp_path_factory.mktemp("questions") / "questions.npz"
+    names = ("class_names", "preprocess", "normalise", "samples")
+    verify.write_questions(file, model, **{name: arguments[name] for name in names})
+    return file
 
 
 def _png(pixels: np.ndarray) -> bytes:
@@ -64,11 +127,22 @@ def _png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def _example(encoded: bytes) -> bytes:
+    example = tf.train.Example()
+    example.features.feature["image/encoded"].bytes_list.value.append(encoded)
+    return example.SerializeToString()
+
+
 def test_a_session_answers_like_the_keras_model(exported, tmp_path):
     model, _, version = exported
     pixels = np.random.default_rng(1).integers(0, 256, (7, 32, 32, 3), np.uint8)
-    encoded = np.array([_png(image) for image in pixels], dtype=object)
-    np.savez(tmp_path / "in.npz", images=pixels.astype(np.float32), image_bytes=encoded)
+    encoded = [_png(image) for image in pixels]
+    np.savez(
+        tmp_path / "in.npz",
+        images=pixels.astype(np.float32),
+        image_bytes=np.array(encoded, object),
+        inputs=np.array([_example(image) for image in encoded], object),
+    )
     arguments = [str(version), str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]
     done = subprocess.run(
         [sys.executable, "-c", SESSION, *arguments], capture_output=True, text=True, check=False
@@ -79,40 +153,233 @@ def test_a_session_answers_like_the_keras_model(exported, tmp_path):
     # The lab report's normalisation, written out.
     mean = 255 * np.array([0.4914, 0.4822, 0.4465])
     std = 255 * np.array([0.2023, 0.1994, 0.2010])
-    logits = model(((pixels - mean) / std).astype(np.float32), training=False).numpy()
+    inputs = ((pixels - mean) / std).astype(np.float32)
+    logits = model(inputs, training=False).numpy()
     expected = np.exp(logits - logits.max(axis=1, keepdims=True))
     expected /= expected.sum(axis=1, keepdims=True)
     assert expected.max() < 0.999  # else equal answers would say little
+    maps = keras.Model(model.input, model.get_layer("conv4_block1_out").output)(inputs).numpy()
     for count in (1, 7):
         for signature in ("predict_tensor", "serving_default"):
             got = answers[f"{signature} {count} probabilities"]
-            np.testing.assert_allclose(got, expected[:count], atol=1e-5)
+            np.testing.assert_allclose(got, expected[:count], atol=1e-4)
             assert got.dtype == np.float32
+        features = answers[f"features {count} features"]
+        np.testing.assert_allclose(features, maps[:count].mean(axis=(1, 2)), rtol=1e-3)
         best = np.argsort(-expected[:count], axis=1)[:, :5]
-        names = [
-            [name.decode() for name in row] for row in answers[f"serving_default {count} classes"]
-        ]
-        assert names == [[NAMES[index] for index in row] for row in best]
-        scores = answers[f"serving_default {count} scores"]
-        np.testing.assert_allclose(scores, np.take_along_axis(expected[:count], best, 1), atol=1e-5)
+        for signature in ("serving_default", "classify"):
+            names = [[n.decode() for n in row] for row in answers[f"{signature} {count} classes"]]
+            assert names == [[NAMES[index] for index in row] for row in best]
+            scores = answers[f"{signature} {count} scores"]
+            np.testing.assert_allclose(
+                scores, np.take_along_axis(expected[:count], best, 1), atol=1e-4
+            )
+    assert answers["classify method"] == "tensorflow/serving/classify"
+
+
+def test_plain_keras_opens_and_trains_the_keras_file(exported, tmp_path):
+    """Local response normalisation is a network of operations inside the network."""
+    model, _, version = exported
+    lrn = build_model("vgg_a_lrn", include_top=False, pooling="avg", input_shape=(32, 32, 3))
+    keras_file.write(lrn, tmp_path)
+    shutil.move(tmp_path / "model.keras", tmp_path / "lrn.keras")
+    shutil.copy(version / "model.keras", tmp_path)
+    inputs = np.random.default_rng(2).normal(0, 1, (2, 32, 32, 3)).astype(np.float32)
+    files = [str(tmp_path / name) for name in ("model.keras", "lrn.keras")]
+    for file in files:
+        np.save(f"{file}.npy", inputs)
+    done = subprocess.run(
+        [sys.executable, "-c", PLAIN_KERAS, *files], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for file, network in zip(files, (model, lrn), strict=True):
+        known = network(inputs, training=False).numpy()
+        np.testing.assert_allclose(np.load(f"{file}.npy"), known, rtol=1e-4, atol=1e-5)
+
+
+def test_the_manifest_tells_what_the_export_is(exported):
+    _, _, version = exported
+    told = json.loads((version / "manifest.json").read_text())
+    assert told["labels"] == NAMES
+    assert (told["step"], told["folded"], told["precision"]) == (12, True, "float32")
+    # 3x3 kernels 3-16, 16-16-16, 16-32-32, 32-64-64; gamma and beta; 64-7 and 7.
+    kernels = 9 * (3 * 16 + 2 * 16 * 16 + 16 * 32 + 32 * 32 + 32 * 64 + 64 * 64)
+    channels = 3 * 16 + 2 * 32 + 2 * 64
+    assert told["parameters"] == {
+        "trainable": kernels + 2 * channels + 64 * 7 + 7,
+        "batchnorm_statistics": 2 * channels,
+    }
+    assert told["preprocessing"] == {
+        "recipe": "lab", "shorter_side": 32, "antialias": True, "image_size": 32,
+        "mean": [125.307, 122.961, 113.8575], "std": [51.5865, 50.847, 51.255],
+    }  # fmt: skip
+    files = {path.relative_to(version).as_posix() for path in version.rglob("*") if path.is_file()}
+    assert set(told["sha256"]) == files - {"manifest.json"}
+    assert {"saved_model.pb", "model.keras"} < files
+    for name, known in told["sha256"].items():
+        assert hashlib.sha256((version / name).read_bytes()).hexdigest() == known
+
+
+def test_a_per_pixel_mean_lies_beside_the_manifest(exported, tmp_path):
+    mean = np.random.default_rng(3).uniform(0, 255, (32, 32, 3)).astype(np.float32)
+    statistics = pipelines.Statistics((120.0, 115.0, 100.0), (60.0, 60.0, 60.0), pixel_mean=mean)
+    facts = {"preprocessing": manifest.preprocessing(pipelines.recipe("cifar"), statistics)}
+    manifest.write(exported[0], tmp_path, NAMES, facts)
+    told = json.loads((tmp_path / "manifest.json").read_text())["preprocessing"]
+    np.testing.assert_array_equal(np.load(tmp_path / told["pixel_mean"]), mean)
+    np.testing.assert_allclose(told["mean"], mean.mean(axis=(0, 1)), rtol=1e-6)
+    assert told["std"] == [1.0, 1.0, 1.0]  # the paper does not divide
+
+
+def test_warm_up_requests_are_the_servers_messages(exported):
+    _, _, version = exported
+    file = version / "assets.extra" / "tf_serving_warmup_requests"
+    logs = [
+        prediction_log_pb2.PredictionLog.FromString(record)
+        for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
+    ]
+    given = {}
+    for log in logs:
+        if log.HasField("predict_log"):
+            request = log.predict_log.request
+            ((name, value),) = request.inputs.items()
+            given[request.model_spec.signature_name] = (name, tf.make_ndarray(value))
+        else:
+            request = log.classify_log.request
+            (example,) = request.input.example_list.examples
+            assert request.model_spec.signature_name == "classify"
+            (encoded,) = example.features.feature["image/encoded"].bytes_list.value
+    loaded = tf.saved_model.load(str(version))
+    assert set(given) | {"classify"} == set(loaded.signatures)
+    for signature, (name, value) in given.items():
+        answer = loaded.signatures[signature](**{name: tf.constant(value)})
+        assert {len(output) for output in answer.values()} == {1}
+    assert tf.io.decode_image(encoded).shape == (32, 32, 3)
 
 
 def test_weights_are_stored_once(exported):
     model, _, version = exported
     size = sum(file.stat().st_size for file in (version / "variables").iterdir())
-    weights = sum(4 * int(np.prod(variable.shape)) for variable in model.variables)
-    assert weights < size < 1.5 * weights
+    weights = sum(4 * int(np.prod(variable.shape)) for variable in model.trainable_variables)
+    assert 0.98 * weights < size < 1.1 * weights
+    assert (version / "saved_model.pb").stat().st_size < weights
 
 
-def test_existing_versions_are_never_touched(exported):
+def test_existing_versions_are_never_touched_but_leftovers_go(exported):
     model, arguments, version = exported
     before = {file: file.stat().st_mtime_ns for file in version.rglob("*")}
-    other = version.parent / "12"
-    other.mkdir()
+    for name in ("12", ".writing-dead/version/variables", ".writing-alive"):
+        (version.parent / name).mkdir(parents=True)
+    held = os.open(version.parent / ".writing-alive", os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
     assert export(model, version.parent, **arguments).name == "13"
+    os.close(held)
     assert versions(version.parent) == [1, 12, 13]
     assert {file: file.stat().st_mtime_ns for file in version.rglob("*")} == before
-    assert not [path for path in version.parent.iterdir() if not path.name.isdecimal()]
+    left = [path.name for path in version.parent.iterdir() if not path.name.isdecimal()]
+    assert left == [".writing-alive"]
+
+
+def _spoil_probabilities(values):
+    values["encoded_probabilities"][3, 2] += 2e-4
+
+
+def _spoil_features(values):
+    values["pixels_features"][0] *= 1.01
+
+
+def _spoil_labels(values):
+    values["labels"] = values["labels"][::-1]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda values: None, ""),
+        (_spoil_probabilities, "its probabilities differ from the network's by 0.0002"),
+        (_spoil_features, "its features differ"),
+        (_spoil_labels, "its classes are not those of the best probabilities"),
+    ],
+)
+def test_an_export_that_answers_otherwise_fails(exported, questions, tmp_path, capsys, spoil, said):
+    values = dict(np.load(questions))
+    spoil(values)
+    np.savez(tmp_path / "spoilt.npz", **values)
+    code = checks.main(str(exported[2]), str(tmp_path / "spoilt.npz"), "float32")
+    assert code == bool(said)
+    assert said in capsys.readouterr().out.splitlines()[-1]
+
+
+def _gzip(file):
+    file.write_bytes(gzip.compress(file.read_bytes()))
+
+
+def _leave_one_out(file):
+    records = list(tf.data.TFRecordDataset(str(file)).as_numpy_iterator())
+    with tf.io.TFRecordWriter(str(file)) as writer:
+        for record in records[1:]:
+            writer.write(record)
+
+
+@pytest.mark.parametrize("spoil", [_gzip, _leave_one_out])
+def test_warm_up_requests_that_would_stop_a_server_fail(
+    exported, questions, tmp_path, capsys, spoil
+):
+    copy = tmp_path / "version"
+    shutil.copytree(exported[2], copy)
+    spoil(copy / "assets.extra" / "tf_serving_warmup_requests")
+    assert checks.main(str(copy), str(questions), "float32") == 1
+    assert "its warm-up requests" in capsys.readouterr().out.splitlines()[-2]
+
+
+def test_a_wrong_folding_is_not_published(exported, tmp_path, monkeypatch):
+    model, arguments, _ = exported
+    right = folding._affine
+
+    def wrong(layer, norm):
+        kernel, bias = right(layer, norm)
+        return kernel, bias * 1.01 if norm is not None else bias
+
+    monkeypatch.setattr(folding, "_affine", wrong)
+    with pytest.raises(
+        verify.ExportError, match=r"not published: at serving_default for 1 images, .* differ"
+    ):
+        export(model, tmp_path, **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_ends_its_server_is_not_published(exported, tmp_path, monkeypatch):
+    model, arguments, _ = exported
+    script = tmp_path / "dies.py"
+    script.write_text("import os\nprint('features for rows of numbers', flush=True)\nos.abort()\n")
+    monkeypatch.setattr(checks, "__file__", str(script))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(verify.ExportError, match="features for rows of numbers, SIGABRT ended"):
+        export(model, tmp_path / "out", **arguments)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_network_that_answers_nan_is_not_published(exported, tmp_path):
+    arguments = exported[1]
+    model = build_model("cifar_resnet8", classes=7, classifier_activation=None)
+    model.get_layer("conv1_conv").kernel.assign(np.full((3, 3, 3, 16), np.nan, np.float32))
+    with pytest.raises(verify.ExportError, match="not finite"):
+        export(model, tmp_path, **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_exported_is_refused_before_anything_is_written(exported, tmp_path):
+    model, arguments, _ = exported
+    with pytest.raises(InputError, match="7 classes and 6 names"):
+        export(model, tmp_path, **{**arguments, "class_names": NAMES[:6]})
+    with pytest.raises(InputError, match="float16 is not one of: float32, bfloat16"):
+        export(model, tmp_path, **arguments, precision="float16")
+    grey = build_model(
+        "cifar_resnet8", classes=7, input_shape=(None, None, 3), classifier_activation=None
+    )
+    with pytest.raises(InputError, match="one image size"):
+        export(grey, tmp_path, **arguments)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_directory_that_cannot_be_written_is_one_sentence(tmp_path):

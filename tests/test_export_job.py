@@ -1,0 +1,56 @@
+"""--mode=export as users run it, and what its manifest knows of the run."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import tensorflow as tf
+from processes import TINY, done, records
+
+from resnet_keras.models import complexity
+
+
+def test_an_export_of_a_run(tmp_path):
+    """Trained in bfloat16, exported folded in float32, then unfolded in bfloat16."""
+    done([*TINY, "--train_steps=30", "--precision=bfloat16"], tmp_path)
+    options = ["--fold=false", "--export_precision=bfloat16"]
+    told = done(["--mode=export", "--run_dir=run", "--export_dir=out", *options], tmp_path)
+    assert "out/2" in told
+    first, second = (json.loads((tmp_path / f"out/{n}/manifest.json").read_text()) for n in (1, 2))
+
+    (tested,) = [record for record in records(tmp_path / "run") if record["kind"] == "test"]
+    assert first["metrics"].pop("seconds") > 0
+    assert first["metrics"] == {"split": "test", **{k: v for k, v in tested.items() if k != "kind"}}
+    assert (first["step"], first["checkpoint"]) == (30, "latest")
+    assert first["architecture"]["name"] == "cifar_resnet8"
+    assert (first["architecture"]["shortcut"], first["architecture"]["classes"]) == ("A", 10)
+    counts = complexity.total(complexity.stages("cifar_resnet8"))
+    assert first["parameters"] == {
+        "trainable": counts.parameters,
+        "batchnorm_statistics": counts.batchnorm_statistics,
+    }
+    assert first["labels"] == [str(digit) for digit in range(10)]
+    assert first["config"]["train_steps"] == 30
+    assert first["packages"]["tensorflow"] == tf.__version__
+    assert str(tmp_path) not in json.dumps(first)
+    assert first["preprocessing"]["pixel_mean"] == "pixel_mean.npy"
+    assert np.load(tmp_path / "out/1/pixel_mean.npy").shape == (32, 32, 3)
+    assert [(m["folded"], m["precision"]) for m in (first, second)] == [
+        (True, "float32"),
+        (False, "bfloat16"),
+    ]
+    images = tf.constant(np.random.default_rng(0).uniform(0, 255, (5, 32, 32, 3)), tf.float32)
+    answers = []
+    for version in (1, 2):
+        loaded = tf.saved_model.load(str(tmp_path / f"out/{version}"))
+        answers.append(loaded.signatures["predict_tensor"](images=images)["probabilities"])
+    np.testing.assert_allclose(answers[0], answers[1], atol=0.1)
+    assert np.abs(answers[0] - answers[1]).max() > 0  # they are two computations
+
+
+def test_a_precision_that_exports_do_not_have(tmp_path):
+    command = [sys.executable, "-m", "resnet_keras.main", "--export_precision=float16"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "--export_precision=float16 is not one of: float32, bfloat16." in result.stderr
