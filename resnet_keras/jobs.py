@@ -17,7 +17,7 @@ import pipelines
 from pipelines import service
 from pipelines.prepare import prepare as write_prepared
 from pipelines.samples import encoded_samples
-from resnet_keras.config import Config
+from resnet_keras.config import Config, resumable
 from resnet_keras.errors import InputError
 from resnet_keras.evaluation.batchnorm import has_statistics, set_true_averages
 from resnet_keras.models import build_model, complexity
@@ -31,7 +31,6 @@ from resnet_keras.training.strategy import Cluster, choose_precision, distribute
 
 DONE = 0
 SAMPLES = 28  # images on which an export must answer as the network
-_PLACES = {"data_dir", "run_dir", "export_dir", "output_dir", "saved_model", "images"}
 
 
 def export(config: Config) -> int:
@@ -241,8 +240,8 @@ def export_newest(
 ) -> tuple[Path, int]:
     """Export a checkpoint of a run; return the version's folder and the step."""
     # The checkpoint's variables are float32 in every precision, and so is what is exported from.
-    config = dataclasses.replace(config, precision="float32")
-    model, step = restore(config, source, recipe)
+    model, step = restore(dataclasses.replace(config, precision="float32"), source, recipe)
+    free = resumable(config)
     exported = serving.export(
         model,
         Path(config.export_dir),
@@ -254,10 +253,11 @@ def export_newest(
             "architecture": _architecture(config, source),
             "step": step,
             "checkpoint": config.checkpoint,
+            "batchnorm_statistics": config.batchnorm_statistics,
             "metrics": _metrics(config, source, step),
             "preprocessing": manifest.preprocessing(recipe, source.statistics),
-            # Where things lay on this machine is nobody's business.
-            "config": {k: v for k, v in dataclasses.asdict(config).items() if k not in _PLACES},
+            # What decides the result; where things lie on this machine is nobody's business.
+            "config": {k: v for k, v in dataclasses.asdict(config).items() if k not in free},
             **{k: v for k, v in environment().items() if k not in ("platform", "cpu")},
         },
         fold=config.fold,
@@ -276,11 +276,16 @@ def _architecture(config: Config, source: pipelines.Source) -> dict[str, Any]:
 
 def _metrics(config: Config, source: pipelines.Source, step: int) -> dict[str, Any] | None:
     """Return what the run's log says of the exported weights; None where they were not tested."""
+    if config.batchnorm_statistics != "moving_average":
+        return None  # the log knows the moving averages only
     log = Path(config.run_dir, LOG)
-    lines = log.read_text().splitlines() if log.is_file() else []
-    records = [json.loads(line) for line in lines]
-    found = [r for r in records if r["kind"] == reported_split(source) and r["step"] == step]
-    return {"split": found[-1].pop("kind"), **found[-1]} if found else None
+    found = None
+    for line in log.read_text().splitlines() if log.is_file() else ():
+        with contextlib.suppress(ValueError):  # a run that goes on may have written half a line
+            record = json.loads(line)
+            if record.pop("kind") == reported_split(source) and record["step"] == step:
+                found = {"split": reported_split(source), **record}
+    return found
 
 
 def errors(source: pipelines.Source, metrics: dict[str, int | float]) -> str:

@@ -31,7 +31,8 @@ def test_an_export_of_a_run(tmp_path):
         "batchnorm_statistics": counts.batchnorm_statistics,
     }
     assert first["labels"] == [str(digit) for digit in range(10)]
-    assert first["config"]["train_steps"] == 30
+    settings = first["config"]
+    assert (settings["batch_size"], settings["precision"]) == (32, "bfloat16")
     assert first["packages"]["tensorflow"] == tf.__version__
     assert str(tmp_path) not in json.dumps(first)
     assert first["preprocessing"]["pixel_mean"] == "pixel_mean.npy"
