@@ -2,8 +2,7 @@
 
     python -m resnet_keras.serving.client --model=NAME --images='*.jpg' [--server=HOST:8500]
 
-Needs the extra `serving` (tensorflow-serving-api, which brings TensorFlow for its messages). One
-request a file, so that a file that is no image fails alone. Exit codes: 0 done, 2 bad input.
+One request a file, so that a file that is no image fails alone. Exit codes: 0 done, 2 bad input.
 """
 
 import argparse
@@ -12,6 +11,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import grpc
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
 from resnet_keras.errors import InputError
 from resnet_keras.serving.places import find_images
 
@@ -19,19 +24,7 @@ DONE, BAD_INPUT = 0, 2
 
 
 def connect(server: str) -> Any:
-    """Return the stub of a server's prediction service; ``server`` is HOST:PORT, not encrypted.
-
-    Raises:
-        InputError: where tensorflow-serving-api is not installed.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
-        import grpc
-        from tensorflow_serving.apis import prediction_service_pb2_grpc
-    except ImportError:
-        raise InputError(
-            "tensorflow-serving-api is not installed: pip install 'resnet-keras[serving]'."
-        ) from None
+    """Return the stub of a server's prediction service; ``server`` is HOST:PORT, not encrypted."""
     return prediction_service_pb2_grpc.PredictionServiceStub(grpc.insecure_channel(server))
 
 
@@ -49,9 +42,6 @@ def classify(
     Raises:
         grpc.RpcError: with the server's status code: INVALID_ARGUMENT for what is no image.
     """
-    import tensorflow as tf
-    from tensorflow_serving.apis import predict_pb2
-
     request = predict_pb2.PredictRequest()
     request.model_spec.name = model
     request.model_spec.signature_name = "serving_default"
@@ -85,8 +75,6 @@ def main(arguments: Sequence[str]) -> int:
 def _ask(server: str, model: str, images: str, timeout: float) -> int:
     files = find_images(images)
     stub = connect(server)
-    import grpc
-
     refused = 0
     for file in files:
         try:

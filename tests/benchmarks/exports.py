@@ -25,7 +25,7 @@ def ours(folder: Path, precision: str) -> Path:
         class_names=[f"n{index:08}" for index in range(CLASSES)],
         preprocess=lambda encoded: pipelines.preprocess_encoded(encoded, recipe, statistics),
         normalise=lambda images: pipelines.normalise(images, recipe, statistics),
-        **({} if precision == "float32" else {"precision": precision}),
+        precision=precision,
     )
 
 

@@ -122,6 +122,8 @@ class StandIn(prediction_service_pb2_grpc.PredictionServiceServicer):
             values = self._calls[signature](*(feeds[name] for name in sorted(feeds)))
         except tf.errors.OpError as error:
             context.abort(CODES[error.error_code], error.message)
+        except UnicodeDecodeError:  # the session's error quotes a request that is no text
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "The request cannot be read.")
         return dict(zip(sorted(definition.outputs), values, strict=True))
 
     def _specify(self, spec: Any, signature: str) -> None:

@@ -11,6 +11,7 @@ from google.protobuf import (
     text_format,
     wrappers_pb2,
 )
+from tensorflow_serving.config import model_server_config_pb2
 
 FOLDER = ROOT / "saved_models"
 GUIDE = (FOLDER / "README.md").read_text()
@@ -34,11 +35,10 @@ def _compose() -> dict:
 
 
 def test_the_models_are_a_server_config():
-    config_pb2 = pytest.importorskip(
-        "tensorflow_serving.config.model_server_config_pb2", reason="needs the extra serving"
-    )
     text = (FOLDER / "models.config").read_text()
-    found = text_format.Parse(text, config_pb2.ModelServerConfig()).model_config_list.config
+    found = text_format.Parse(
+        text, model_server_config_pb2.ModelServerConfig()
+    ).model_config_list.config
     assert [(model.name, model.base_path) for model in found] == [
         ("quickstart", "/models/quickstart")
     ]
@@ -46,7 +46,9 @@ def test_the_models_are_a_server_config():
     assert found[0].model_version_policy.latest.num_versions == 1
     # What the comment offers is a policy, too.
     (offered,) = re.findall(r"# (model_version_policy .*)", text)
-    assert text_format.Parse(offered, config_pb2.ModelConfig()).HasField("model_version_policy")
+    assert text_format.Parse(offered, model_server_config_pb2.ModelConfig()).HasField(
+        "model_version_policy"
+    )
 
 
 def test_the_batching_parameters_are_what_the_server_allows():

@@ -102,6 +102,15 @@ def test_unreadable_files_are_named_and_the_others_answered(colours, images, tmp
     assert "not a readable" in lines[1]
 
 
+def test_a_full_disk_is_one_sentence(colours, images, capsys):
+    assert _predict(colours, images, "--output=/dev/full") == 1
+    told = capsys.readouterr().err
+    assert told.startswith(
+        "resnet_keras: --output=/dev/full cannot be written to its end (No space"
+    )
+    assert len(told.splitlines()) == 1
+
+
 def test_answers_do_not_depend_on_the_batch(colours, images):
     (images / "text.png").write_text("not an image")
     ask = predict_job.serving.load(colours / "1")

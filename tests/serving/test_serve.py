@@ -10,23 +10,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from tensorflow_serving.apis import (
+    classification_pb2,
+    get_model_metadata_pb2,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
 
 import pipelines
 from resnet_keras.models import build_model
 from resnet_keras.serving import client
 from resnet_keras.serving.export import export
-
-grpc = pytest.importorskip("grpc", reason="needs the extra serving")
-apis = pytest.importorskip("tensorflow_serving.apis", reason="needs the extra serving")
-from tensorflow_serving.apis import (  # noqa: E402
-    get_model_metadata_pb2,
-    predict_pb2,
-    prediction_service_pb2_grpc,
-)
+from resnet_keras.serving.places import read_labels
 
 NAMES = [f"class {index}" for index in range(7)]
 PIXELS = np.random.default_rng(1).integers(0, 256, (7, 32, 32, 3), np.uint8)
@@ -57,6 +57,7 @@ def served(tmp_path_factory):
         preprocess=lambda encoded: pipelines.preprocess_encoded(encoded, recipe, statistics),
         normalise=normalise,
     )
+    assert read_labels(version) == NAMES
     logits = model(normalise(PIXELS), training=False).numpy()
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     script = str(Path(__file__).with_name("stand_in.py"))
@@ -105,13 +106,47 @@ def test_both_signatures_answer_over_grpc(served, stub, count):
     np.testing.assert_allclose([p for _, p in best], expected[0][order], atol=1e-5)
 
 
+def _examples(
+    *files: bytes, key: str = "image/encoded"
+) -> classification_pb2.ClassificationRequest:
+    request = classification_pb2.ClassificationRequest()
+    request.model_spec.name, request.model_spec.signature_name = "small", "classify"
+    for file in files:
+        example = request.input.example_list.examples.add()
+        example.features.feature[key].bytes_list.value.append(file)
+    return request
+
+
+def test_classify_takes_tf_examples(served, stub):
+    expected = served[0][:2]
+    reply = stub.Classify(_examples(*(_png(pixels) for pixels in PIXELS[:2])), timeout=60)
+    for found, probabilities in zip(reply.result.classifications, expected, strict=True):
+        order = np.argsort(-probabilities)[:5]
+        assert [one.label for one in found.classes] == [NAMES[index] for index in order]
+        scores = [one.score for one in found.classes]
+        np.testing.assert_allclose(scores, probabilities[order], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [_examples(), _examples(b"no image"), _examples(b""), _examples(b"\xff\xd8", key="image")],
+    ids=["no example", "garbage", "0 bytes", "another key"],
+)
+def test_examples_without_images_are_refused(served, stub, request_):
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Classify(request_, timeout=60)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT, caught.value.details()
+    assert served[1].poll() is None
+
+
 def test_the_signatures_are_told(stub):
     request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
     request.model_spec.name = "small"
     reply = stub.GetModelMetadata(request, timeout=60)
     found = get_model_metadata_pb2.SignatureDefMap()
     assert reply.metadata["signature_def"].Unpack(found)
-    assert {"serving_default", "predict_tensor"} <= set(found.signature_def)
+    names = {"serving_default", "predict_tensor", "features", "classify"}
+    assert set(found.signature_def) == names
     shape = found.signature_def["predict_tensor"].inputs["images"].tensor_shape
     assert [dimension.size for dimension in shape.dim] == [-1, 32, 32, 3]
 
@@ -172,7 +207,7 @@ def test_the_client_answers_good_files_and_names_bad_ones(served, tmp_path, caps
     assert client.main(arguments) == 0
 
 
-def test_the_client_says_what_is_wrong_in_one_sentence(served, tmp_path, capsys, monkeypatch):
+def test_the_client_says_what_is_wrong_in_one_sentence(served, tmp_path, capsys):
     (tmp_path / "a.png").write_bytes(GOOD)
     images = f"--images={tmp_path}/a.png"
     for arguments, word in (
@@ -185,6 +220,3 @@ def test_the_client_says_what_is_wrong_in_one_sentence(served, tmp_path, capsys,
         assert told.out == ""
         assert word in told.err
         assert len(told.err.splitlines()) == 1
-    monkeypatch.setitem(sys.modules, "tensorflow_serving.apis", None)
-    assert client.main([f"--server={served[2]}", "--model=small", images]) == 2
-    assert "pip install 'resnet-keras[serving]'" in capsys.readouterr().err
