@@ -28,9 +28,9 @@ from turns import environment, show, write  # noqa: E402
 PACKAGES = ("onnxruntime", "openvino", "tensorflow-serving-api")
 # Section -> steps a turn.
 STEPS = {
-    serve_speed.batch32: 6,
+    serve_speed.batch32: 4,
     serve_speed.batch1: 100,
-    serve_speed.batch32_bfloat16: 6,
+    serve_speed.batch32_bfloat16: 4,
     serve_speed.batch1_bfloat16: 100,
 }
 BFLOAT16 = "bfloat16"
