@@ -59,12 +59,23 @@ def test_the_training_rows_are_their_log():
         told.append(f"{_ratio(section, 'ours / torch')} x PyTorch")
     share = sections["resnet50"]["ratios"]["ours_gflops / matmul_gflops"]["ratio"]
     told.append(f"{100 * share:.0f} % of the FLOP/s of a large matrix product")
-    told.append(f"| {_ratio(sections['workers_resnet50'], 'two / one')} x one worker on one core |")
+    for name, unit, factor in (("resnet50", "s", 1), ("cifar20", "ms", 1000)):
+        workers = sections[f"workers_{name}"]["medians"]
+        gain = f"| {workers['two'] / workers['one']:.2f} x"
+        digits = 1 if unit == "s" else 0
+        told += [
+            gain + (" one worker on one core; " if name == "resnet50" else "; "),
+            f"a step is {factor * workers['step_longer_by']:.{digits}f} {unit} longer",
+            f"{factor * workers['all_reduce']:.{digits}f} {unit} |",
+        ]
     medians = sections["restart"]["medians"]
     starts = ", ".join(f"{medians[f'folder_at_{image}']:.1f}" for image in (0, 5000, 9900))
     told.append(f"| {starts} s (once each) |")
-    loop = sections["loop_cifar20"]["ratios"]["bare / whole"]["ratio"] - 1
-    told.append(f"| {100 * loop:.1f} % more time |")
+    loops = [
+        f"{100 * (sections[f'loop_{name}']['ratios']['bare / whole']['ratio'] - 1):.1f} %"
+        for name in ("cifar20", "resnet50")
+    ]
+    told.append(f"| {' and '.join(loops)} more time")
     for name in ("resnet50", "cifar20"):
         saving = sections[f"loop_checkpoint_{name}"]["ratios"]["checkpoint / 500_steps"]["ratio"]
         told.append(f"{100 * saving:.2f} %")
