@@ -205,7 +205,7 @@ class Config:
         "the classes; '' is the list in TensorFlow Datasets",
     )  # fmt: skip
     grid: str = _flag(
-        "", "with --mode=predict: file for a grid of the first 64 pictures with their classes, "
+        "", "with --mode=predict: file for a grid of up to 64 of the pictures with their classes, "
         "green where it is the name of the picture's folder, else red",
     )  # fmt: skip
 

@@ -19,7 +19,7 @@ from resnet_keras.serving import places, submission
 from resnet_keras.serving import predict as serving
 
 DONE = 0
-# A grid shows so many pictures, none larger than so many pixels a side.
+# A grid shows so many pictures at most, none larger than so many pixels a side.
 PICTURES, PIXELS = 64, 224
 
 Answer = dict[str, Any]
@@ -39,9 +39,10 @@ def predict(config: Config) -> int:
     ask = serving.load(folder)
     rows: list[Answer] = []
     pictured: list[Answer] = []
+    every = -(-len(files) // PICTURES)  # sorted by folder, the first would be of one class
     bad = 0
     with _writer(config.output) as write:
-        for answer in _watched(serving.predict(ask, files), len(files)):
+        for index, answer in enumerate(_watched(serving.predict(ask, files), len(files))):
             write(record(answer))
             if not config.output:
                 rows.append(answer)
@@ -49,7 +50,7 @@ def predict(config: Config) -> int:
                 bad += 1
                 if config.output:
                     tqdm.tqdm.write(f"Not readable: {answer['file']}", file=sys.stderr)
-            elif config.grid and len(pictured) < PICTURES:
+            elif config.grid and index % every == 0:
                 pictured.append(answer)
     if config.output:
         print(f"Written  {config.output}, {len(files):,} lines")
@@ -117,7 +118,7 @@ def _table(answers: list[Answer]) -> str:
 
 
 def _draw(answers: list[Answer], folder: Path, file: Path) -> None:
-    """Draw the grid of the first pictures; a folder's name is the true class, where it is one."""
+    """Draw the grid; a folder's name is the true class, where it is one."""
     classes = set(places.read_labels(folder) or ())
     pictures = []
     for answer in answers:

@@ -66,7 +66,7 @@ def serve_each(step: Callable[[], object]) -> None:
             seconds.append(time.perf_counter() - start)
         return seconds
 
-    run(2)
+    run(1)
     serve(run)
 
 

@@ -196,15 +196,29 @@ def test_a_grid_is_green_where_right_and_red_where_wrong(colours, images, tmp_pa
     assert _predict(colours, images, f"--grid={grid}") == 0
     # The fourth lies in a folder that has no class's name.
     assert f"Drawn    {grid}, 4 pictures, 2 of 3 right\n" in capsys.readouterr().out
-    drawn = matplotlib.image.imread(grid)[..., :3]
-
-    def there(colour: tuple[float, ...]) -> int:
-        return int(np.all(np.abs(drawn - np.array(colour)) < 0.02, axis=-1).sum())
-
     # The pictures' own colours, and matplotlib's tab:green and tab:red in the captions.
-    assert all(there(tuple(c / 255 for c in colour)) > 500 for colour in COLOURS.values())
-    assert there((44 / 255, 160 / 255, 44 / 255)) > 20
-    assert there((214 / 255, 39 / 255, 40 / 255)) > 20
+    assert all(_pixels(grid, colour) > 500 for colour in COLOURS.values())
+    assert _pixels(grid, (44, 160, 44)) > 20
+    assert _pixels(grid, (214, 39, 40)) > 20
+
+
+def _pixels(grid: Path, colour: tuple[int, ...]) -> int:
+    """Count the pixels of a colour in a drawing."""
+    drawn = matplotlib.image.imread(grid)[..., :3]
+    return int(np.all(np.abs(drawn - np.array(colour) / 255) < 0.02, axis=-1).sum())
+
+
+def test_a_grid_of_many_pictures_shows_some_of_each_folder(colours, tmp_path, capsys):
+    for colour in ("red", "green"):
+        (tmp_path / "many" / colour).mkdir(parents=True)
+        for index in range(33):
+            file = tmp_path / "many" / colour / f"{index}.png"
+            Image.new("RGB", (8, 8), COLOURS[colour]).save(file)
+    grid = tmp_path / "grid.png"
+    assert _predict(colours, tmp_path / "many", f"--grid={grid}") == 0
+    assert ", 33 pictures, 33 of 33 right\n" in capsys.readouterr().out
+    assert _pixels(grid, COLOURS["red"]) > 1000
+    assert _pixels(grid, COLOURS["green"]) > 1000
 
 
 def test_captions_say_what_is_predicted_and_what_is_true():
