@@ -1,15 +1,14 @@
 """``python -m resnet_keras.main``: flags -> Config -> the one function of its --mode."""
 
-import contextlib
 import os
 import signal
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pipelines
 from resnet_keras import config as configuration
 from resnet_keras.errors import InputError
+from resnet_keras.startup import quiet
 from resnet_keras.version import __version__
 
 DONE, OTHER, BAD_INPUT, RESUMABLE = 0, 1, 2, 75  # 75 is EX_TEMPFAIL: run the command again
@@ -32,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         # On CPUs without AVX-512, TensorFlow leaves its faster convolutions off unless asked.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-        with _quiet():
+        with quiet():
             from resnet_keras import evaluate_job, jobs, predict_job, train_job
 
         return {
@@ -54,28 +53,6 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("resnet_keras: interrupted.", file=sys.stderr)
         return RESUMABLE if config.mode == "train" else OTHER
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep TensorFlow's start-up chatter from the terminal; what precedes an error is shown.
-
-    Its first lines come before it reads TF_CPP_MIN_LOG_LEVEL, hence the detour of stderr itself.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as chatter:
-        os.dup2(chatter.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            chatter.seek(0)
-            os.write(terminal, chatter.read())
-            raise
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
 
 
 def console() -> None:

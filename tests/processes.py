@@ -22,8 +22,9 @@ TINY = ["--dataset=digits", "--model=cifar_resnet8", "--batch_size=32", "--run_d
 TIMES = ("images_per_second", "input_wait", "seconds")
 # The command with stand-ins for several GPUs.
 ON_DEVICES = """
-from resnet_keras.main import _quiet, console
-with _quiet():
+from resnet_keras.main import console
+from resnet_keras.startup import quiet
+with quiet():
     import tensorflow as tf
 (cpu,) = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * {})

@@ -6,19 +6,18 @@ One request a file, so that a file that is no image fails alone. Exit codes: 0 d
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-import grpc
-import tensorflow as tf
-from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
-
 from resnet_keras.errors import InputError
 from resnet_keras.serving.places import find_images
+from resnet_keras.startup import quiet
+
+with quiet():
+    import grpc
+    import tensorflow as tf
+    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 DONE, BAD_INPUT = 0, 2
 
@@ -83,7 +82,7 @@ def _ask(server: str, model: str, images: str, timeout: float) -> int:
             refused += 1
             print(f"{file.name}  cannot be read: {error.strerror}")
         except grpc.RpcError as error:
-            reason = error.details().partition("\n")[0]
+            reason = (error.details() or "").partition("\n")[0]
             if error.code() != grpc.StatusCode.INVALID_ARGUMENT:
                 raise InputError(
                     f"{server} does not answer for the model '{model}' ({error.code().name}: "

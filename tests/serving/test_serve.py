@@ -220,3 +220,14 @@ def test_the_client_says_what_is_wrong_in_one_sentence(served, tmp_path, capsys)
         assert told.out == ""
         assert word in told.err
         assert len(told.err.splitlines()) == 1
+
+
+def test_the_command_says_nothing_but_its_sentence(tmp_path):
+    (tmp_path / "a.png").write_bytes(GOOD)
+    flags = ["--server=localhost:1", "--model=small", "--images=*.png"]
+    command = [sys.executable, "-m", "resnet_keras.serving.client", *flags]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("resnet_keras: localhost:1 does not answer for the model")
+    assert len(result.stderr.splitlines()) == 1
