@@ -59,7 +59,7 @@ def score(pictures: Sequence[Picture]) -> str:
 
 
 def _caption(picture: Picture) -> str:
-    lines = [f"{_short(picture.predicted)} {100 * picture.score:.0f} %"]
+    lines = [f"{_short(picture.predicted)} ({100 * picture.score:.0f} %)"]
     if picture.true not in (None, picture.predicted):
         lines.append(f"true: {_short(str(picture.true))}")
     return "\n".join(lines)

@@ -234,7 +234,8 @@ def test_captions_say_what_is_predicted_and_what_is_true():
     )
     titles = [axes.title for axes in figure.axes]
     assert [title.get_text() for title in titles] == [
-        "cat 88 %", "a$b$c 50 %\ntrue: dog", "bird 25 %", "a_name_that_is_fa… 100 %", "", "",
+        "cat (88 %)", "a$b$c (50 %)\ntrue: dog", "bird (25 %)", "a_name_that_is_fa… (100 %)", "",
+        "",
     ]  # fmt: skip
     assert [title.get_color() for title in titles[:3]] == ["tab:green", "tab:red", "black"]
     assert figure.get_suptitle() == "1 of 2 right"
