@@ -250,33 +250,24 @@ def view_batches(
     """
     replicas, images = strategy.num_replicas_in_sync, source.sizes[split]
     single = pipelines.test_batches(source, recipe, split=split, batch_size=1, view=view)
-    spec = single.element_spec
-    shape = spec["image"].shape[1:]
+    shape = single.element_spec["image"].shape[1:]
     alike = None not in shape
     crops = shape[0] if len(shape) == 4 else 1
     local = max(1, batch_size // (replicas * crops)) if alike else 1
-
-    def share(batches: tf.data.Dataset) -> tf.data.Dataset:
-        if alike:
-            return batches if replicas == 1 else batches.rebatch(local)
-        # Every replica needs an image: what fills up has weight 0, and any size.
-        filling = {
-            name: tf.zeros([side or 1 for side in part.shape], part.dtype)
-            for name, part in spec.items()
-        }
-        fill = tf.data.Dataset.from_tensors(filling).repeat(-images % replicas)
-        return batches.concatenate(fill)
 
     stream = pipelines.test_stream(
         source,
         recipe,
         split=split,
+        # Images that differ in size cannot lie in one batch; each replica takes one of its own.
         batch_size=local * replicas if alike else 1,
         view=view,
         max_bad_fraction=max_bad_fraction,
-        # One image a replica is not the one image a batch that the stream counts by.
+        # The stream, which would otherwise open again after an error, counts one image a batch.
         guarded=not alike,
-        distribute=lambda batches: distribute(strategy, lambda context: share(batches)),
+        distribute=lambda batches: distribute(
+            strategy, lambda context: batches.rebatch(local) if alike else batches
+        ),
         log=on_bad,
     )
     return stream, math.ceil(images / (local * replicas))

@@ -60,7 +60,7 @@ def count_errors(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any
         "wrong": wrong,
         "top1_error": wrong / images,
         "top1_interval": wilson(wrong, images),
-        "loss": float(-np.log(np.maximum(own, np.finfo(np.float32).tiny)).mean()),
+        "loss": float(-np.log(np.fmax(own, np.finfo(np.float32).tiny)).mean()),
     }
     if probabilities.shape[1] >= TOP5_CLASSES:
         metrics |= {

@@ -76,9 +76,10 @@ def make_score(predict: Predict, strategy: tf.distribute.Strategy, classes: int)
     def step(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         images, weights = batch["image"], batch["weight"]
         if None in images.shape[1:]:
-            # One image a batch; what fills up or cannot be read is smaller than a network takes.
+            # One image; none for a replica beyond the last, and one that could not be read is
+            # smaller than a network takes.
             probabilities = tf.cond(
-                tf.reduce_all(weights > 0),
+                tf.reduce_any(weights > 0),
                 lambda: averaged(images),
                 lambda: tf.zeros([tf.shape(images)[0], classes]),
             )

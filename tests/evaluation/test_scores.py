@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -15,7 +16,7 @@ from pipelines.splits import ArraySplit
 from resnet_keras.evaluate_job import view_batches
 from resnet_keras.evaluation import scores
 from resnet_keras.evaluation.convolutional import fully_convolutional
-from resnet_keras.models import build_model
+from resnet_keras.models import build_model, convolution, dense, max_pooling
 
 RANDOM = np.random.default_rng(0)
 MEAN = (100.0, 110.0, 120.0)
@@ -37,6 +38,14 @@ def _network(classes: int = 7):
     kernel = model.get_layer("predictions").kernel
     kernel.assign(kernel * 1e-2)
     return model
+
+
+def _small_vgg(classes: int = 2):
+    """Return a network with dense layers, which takes no image smaller than its own."""
+    inputs = keras.Input((32, 32, 3))
+    x = max_pooling(convolution(inputs, 4, 3, activation="relu", name="conv"), 8, name="pool")
+    x = dense(keras.layers.Flatten()(x), 6, activation="relu", name="fc")
+    return keras.Model(inputs, dense(x, classes, name="predictions"))
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -88,23 +97,25 @@ def pictures(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("view", "runs"),
+    ("view", "network", "runs"),
     [
-        (None, [(1, 1), (7, 1), (64, 1), (7, 2), (64, 3)]),
-        (views.ten_crop, [(1, 1), (64, 1), (7, 3)]),
-        (views.whole_image(40), [(64, 1), (7, 2), (1, 3)]),
+        (None, _network, [(1, 1), (7, 1), (64, 1), (7, 2), (64, 3)]),
+        (views.ten_crop, _network, [(1, 1), (64, 1), (7, 3)]),
+        (views.whole_image(40), _small_vgg, [(64, 1), (7, 2), (1, 3)]),
     ],
     ids=["center", "ten_crop", "whole"],
 )
-def test_every_image_counts_once_at_any_batch_size_and_replica_count(cpus, pictures, view, runs):
+def test_every_image_counts_once_at_any_batch_size_and_replica_count(
+    cpus, pictures, view, network, runs
+):
     """The pictures differ in size, and so do whole ones; one cannot be read."""
     folder = pipelines.open_source("folder", data_dir=pictures)
     chosen = recipe("vgg", image_size=32)
-    weights, expected = _network(2).get_weights(), None
+    weights, expected = network(2).get_weights(), None
     for batch_size, replicas in runs:
         strategy = mirrored(cpus[:replicas])
         with strategy.scope():
-            model = _network(2)
+            model = network(2)
             model.set_weights(weights)
         told: list[str] = []
         found = _score(
