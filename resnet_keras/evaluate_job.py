@@ -31,7 +31,7 @@ ENSEMBLE = Path("runs/ensemble")  # where an ensemble's result goes without --ou
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """A network of an ensemble, or the only one: where from, and images -> probabilities."""
+    """A network of an ensemble, or the only one: where from, and images -> log-probabilities."""
 
     place: str
     step: int | None  # None: an export
@@ -71,13 +71,14 @@ def evaluate(config: Config) -> int:
             "the memory: give fewer."
         ) from None
     seconds = (datetime.datetime.now(datetime.UTC) - began).total_seconds()
-    probabilities, labels = found.probabilities[found.readable], found.labels[found.readable]
     metrics = {
         "dataset": config.dataset,
         "split": split,
         "views": config.views,
         "members": [_description(member) for member in members],
-        **answers.count_errors(probabilities, labels),
+        **answers.count_errors(
+            found.log_probabilities[found.readable], found.labels[found.readable]
+        ),
         "unreadable": left_out,
         "began": began.isoformat(timespec="seconds"),
         "seconds": seconds,
@@ -176,7 +177,7 @@ def _run(
         model, step = jobs.restore(member, source, recipe)
     whole = config.views in scores.WHOLE
     logits = fully_convolutional(model) if whole else lambda images: model(images, training=False)
-    return Member(place, step, recipe, member, strategy, scores.softmax_of(logits))
+    return Member(place, step, recipe, member, strategy, scores.log_softmax_of(logits))
 
 
 def _export(config: Config, place: str, source: pipelines.Source) -> Member:
@@ -214,7 +215,7 @@ def _export(config: Config, place: str, source: pipelines.Source) -> Member:
 def _score(
     member: Member, source: pipelines.Source, split: str, on_bad: Callable[[str], None]
 ) -> scores.Scores:
-    """Return the probabilities of one network: the mean over the passes of its views."""
+    """Return the answers of one network: the mean over the passes of its views."""
     config, recipe, strategy = member.config, member.recipe, member.strategy
     score = scores.make_score(member.predict, strategy, len(source.class_names))
     views = scores.view_functions(config.views, recipe, config.evaluation_scales(recipe))

@@ -23,46 +23,48 @@ def wilson(wrong: int, images: int) -> tuple[float, float]:
     return (0.0 if wrong == 0 else low), (1.0 if wrong == images else high)
 
 
-def ranks(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def ranks(log_probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return how many classes are rated no lower than the true one: 0 is right, int64 [N].
 
-    probabilities: float32 [N, classes]. labels: int32 [N]. Ties count against the network, and so
-    does an answer that is not finite.
+    log_probabilities: float32 [N, classes]. labels: int32 [N]. Ties count against the network, and
+    so does an answer with a NaN.
     """
-    own = np.take_along_axis(probabilities, labels[:, None], axis=1)
-    found = np.count_nonzero(probabilities >= own, axis=1) - 1
-    return np.where(np.isfinite(probabilities).all(axis=1), found, probabilities.shape[1])
+    own = np.take_along_axis(log_probabilities, labels[:, None], axis=1)
+    found = np.count_nonzero(log_probabilities >= own, axis=1) - 1
+    return np.where(np.isnan(log_probabilities).any(axis=1), log_probabilities.shape[1], found)
 
 
-def predicted(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def predicted(log_probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return the class each answer amounts to, int32 [N]; arguments as those of ``ranks``.
 
     The one rated highest; of equals, one that is not the true class, so that an image's answer is
     right if and only if its rank is 0.
     """
-    others = probabilities.copy()
+    others = log_probabilities.copy()
     np.put_along_axis(others, labels[:, None], -np.inf, axis=1)
-    right = ranks(probabilities, labels) == 0
+    right = ranks(log_probabilities, labels) == 0
     return np.where(right, labels, others.argmax(axis=1)).astype(np.int32)
 
 
-def count_errors(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+def count_errors(log_probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """Return the metrics of a split; arguments as those of ``ranks``.
 
     ``images`` and ``wrong`` (counts), ``top1_error`` and its ``top1_interval``, ``loss`` (mean
-    cross-entropy), and, above five classes, ``wrong_top5``, ``top5_error``, ``top5_interval``.
+    cross-entropy; None where it is not finite), and, above five classes, ``wrong_top5``,
+    ``top5_error``, ``top5_interval``.
     """
-    images, found = len(labels), ranks(probabilities, labels)
+    images, found = len(labels), ranks(log_probabilities, labels)
     wrong, wrong5 = int(np.count_nonzero(found >= 1)), int(np.count_nonzero(found >= 5))
-    own = np.take_along_axis(probabilities, labels[:, None], axis=1).astype(np.float64)
+    own = np.take_along_axis(log_probabilities, labels[:, None], axis=1)
+    loss = -float(own.mean(dtype=np.float64))
     metrics: dict[str, Any] = {
         "images": images,
         "wrong": wrong,
         "top1_error": wrong / images,
         "top1_interval": wilson(wrong, images),
-        "loss": float(-np.log(np.fmax(own, np.finfo(np.float32).tiny)).mean()),
+        "loss": loss if math.isfinite(loss) else None,
     }
-    if probabilities.shape[1] >= TOP5_CLASSES:
+    if log_probabilities.shape[1] >= TOP5_CLASSES:
         metrics |= {
             "wrong_top5": wrong5,
             "top5_error": wrong5 / images,

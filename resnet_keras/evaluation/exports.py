@@ -15,7 +15,7 @@ from resnet_keras.evaluation.scores import Predict
 class Export(NamedTuple):
     """A SavedModel that answers.
 
-    predict: RGB images in 0..255, float32 [N, size, size, 3] -> probabilities, float32
+    predict: RGB images in 0..255, float32 [N, size, size, 3] -> log-probabilities, float32
     [N, classes]. size: pixels a side. class_names: in label order; None where the export does not
     say. recipe: its name; "" where the export does not say.
     """
@@ -51,7 +51,7 @@ def load_export(folder: Path) -> Export:
 
     def predict(images: tf.Tensor) -> tf.Tensor:
         # What was loaded is named here, too: its variables live no longer than it does.
-        return loaded.signatures["predict_tensor"](images=images)["probabilities"]
+        return tf.math.log(loaded.signatures["predict_tensor"](images=images)["probabilities"])
 
     return Export(predict, shape[1], gives.shape[1], *_manifest(folder))
 

@@ -38,12 +38,12 @@ def write(
         names: of all images, where they have any.
     """
     index = np.flatnonzero(scores.readable)
-    probabilities, labels = scores.probabilities[index], scores.labels[index]
-    predicted = answers.predicted(probabilities, labels)
+    labels = scores.labels[index]
+    predicted = answers.predicted(scores.log_probabilities[index], labels)
     counts = answers.confusion(labels, predicted, len(class_names))
     found: dict[str, Any] = {
         "index": index,
-        "probabilities": probabilities,
+        "probabilities": scores.probabilities[index],
         "label": labels,
         "predicted": predicted,
         "class_names": np.asarray(class_names),

@@ -1,4 +1,7 @@
-"""Probabilities of every image of a split: softmax averaged in float32 over views and passes."""
+"""Probabilities of every image of a split: softmax averaged in float32 over views and passes.
+
+In logarithms, so that answers still have a rank where a probability is too small for float32.
+"""
 
 import sys
 from collections.abc import Callable, Iterable
@@ -13,7 +16,7 @@ from pipelines import views
 from pipelines.preprocessing import View, single_view
 from resnet_keras.errors import InputError
 
-# [N, h, w, 3] float32 -> probabilities [N, classes] float32
+# [N, h, w, 3] float32 -> logarithms of probabilities [N, classes] float32
 Predict = Callable[[tf.Tensor], tf.Tensor]
 WHOLE = ("dense", "multi_scale")  # views that show a whole image, of any size, to the network
 
@@ -21,13 +24,18 @@ WHOLE = ("dense", "multi_scale")  # views that show a whole image, of any size, 
 class Scores(NamedTuple):
     """What a network says of a split, in the images' stored order.
 
-    probabilities: float32 [N, classes]. labels: int32 [N]. readable: bool [N]; False where an
+    log_probabilities: float32 [N, classes]. labels: int32 [N]. readable: bool [N]; False where an
     image could not be read, whose row means nothing.
     """
 
-    probabilities: np.ndarray
+    log_probabilities: np.ndarray
     labels: np.ndarray
     readable: np.ndarray
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """float32 [N, classes]."""
+        return np.exp(self.log_probabilities)
 
 
 def view_functions(name: str, recipe: pipelines.Recipe, scales: tuple[int, ...]) -> list[View]:
@@ -46,9 +54,9 @@ def view_functions(name: str, recipe: pipelines.Recipe, scales: tuple[int, ...])
     return functions[name]
 
 
-def softmax_of(logits: Callable[[tf.Tensor], tf.Tensor]) -> Predict:
-    """Return the float32 probabilities behind a network's logits."""
-    return lambda images: tf.nn.softmax(tf.cast(logits(images), tf.float32))
+def log_softmax_of(logits: Callable[[tf.Tensor], tf.Tensor]) -> Predict:
+    """Return the float32 log-probabilities behind a network's logits."""
+    return lambda images: tf.nn.log_softmax(tf.cast(logits(images), tf.float32))
 
 
 def make_score(predict: Predict, strategy: tf.distribute.Strategy, classes: int) -> Callable:
@@ -60,7 +68,7 @@ def make_score(predict: Predict, strategy: tf.distribute.Strategy, classes: int)
     Batches may differ in size; of one image each, they may differ in height and width.
 
     Args:
-        predict: images -> probabilities, in a replica.
+        predict: images -> log-probabilities, in a replica.
         strategy: runs the replicas.
         classes: number of probabilities.
     """
@@ -71,21 +79,22 @@ def make_score(predict: Predict, strategy: tf.distribute.Strategy, classes: int)
         shape = tf.shape(images)
         sides = [known or shape[i] for i, known in enumerate(images.shape[2:], start=2)]
         answers = predict(tf.reshape(images, [-1, *sides]))
-        return tf.reduce_mean(tf.reshape(answers, [shape[0], shape[1], classes]), axis=1)
+        answers = tf.reshape(answers, [shape[0], shape[1], classes])
+        return tf.reduce_logsumexp(answers, axis=1) - tf.math.log(tf.cast(shape[1], tf.float32))
 
     def step(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         images, weights = batch["image"], batch["weight"]
         if None in images.shape[1:]:
             # One image; none for a replica beyond the last, and one that could not be read is
             # smaller than a network takes.
-            probabilities = tf.cond(
+            answers = tf.cond(
                 tf.reduce_any(weights > 0),
                 lambda: averaged(images),
                 lambda: tf.zeros([tf.shape(images)[0], classes]),
             )
         else:
-            probabilities = averaged(images)
-        return probabilities, batch["label"], weights
+            answers = averaged(images)
+        return answers, batch["label"], weights
 
     @tf.function(reduce_retracing=True)
     def distributed_step(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
@@ -100,7 +109,7 @@ def make_score(predict: Predict, strategy: tf.distribute.Strategy, classes: int)
             leave=False,
             disable=not sys.stderr.isatty(),
         )
-        probabilities = np.empty([images, classes], np.float32)
+        found = np.empty([images, classes], np.float32)
         labels, readable = np.empty(images, np.int32), np.zeros(images, bool)
         end = 0
         for batch in shown:
@@ -109,13 +118,13 @@ def make_score(predict: Predict, strategy: tf.distribute.Strategy, classes: int)
                 # What fills the last batches up lies behind the last image.
                 kept = min(len(truth), images - end)
                 own = slice(end, end + kept)
-                probabilities[own] = answers[:kept]
+                found[own] = answers[:kept]
                 labels[own] = truth[:kept]
                 readable[own] = weights[:kept] > 0
                 end += kept
         if not readable.any():
             raise InputError("None of the images to evaluate can be read: look at the data set.")
-        return Scores(probabilities, labels, readable)
+        return Scores(found, labels, readable)
 
     return score
 
@@ -132,9 +141,10 @@ def mean(scores: Iterable[Scores]) -> Scores:
         if not np.array_equal(found.labels[found.readable], total.labels[found.readable]):
             raise ValueError("The scores to be averaged are of different images.")
         total = Scores(
-            total.probabilities + found.probabilities,
+            np.logaddexp(total.log_probabilities, found.log_probabilities),
             total.labels,
             total.readable & found.readable,
         )
         count += 1
-    return total._replace(probabilities=total.probabilities / np.float32(count))
+    averages = total.log_probabilities - np.log(np.float32(count))
+    return total._replace(log_probabilities=averages)

@@ -43,38 +43,41 @@ ROWS = [
 ]
 LABELS = np.array([row[0] for row in ROWS], np.int32)
 PROBABILITIES = np.array([row[1] for row in ROWS], np.float32)
+with np.errstate(divide="ignore"):
+    LOGARITHMS = np.log(PROBABILITIES)
 
 
 def test_ranks_count_ties_and_nan_against_the_network():
-    assert answers.ranks(PROBABILITIES, LABELS).tolist() == [row[2] for row in ROWS]
+    assert answers.ranks(LOGARITHMS, LABELS).tolist() == [row[2] for row in ROWS]
 
 
 def test_errors_by_hand():
-    metrics = answers.count_errors(PROBABILITIES[:5], LABELS[:5])
+    metrics = answers.count_errors(LOGARITHMS[:5], LABELS[:5])
     assert (metrics["images"], metrics["wrong"], metrics["wrong_top5"]) == (5, 4, 2)
     assert (metrics["top1_error"], metrics["top5_error"]) == (0.8, 0.4)
     expected = -np.log([0.5, 0.3, 0.02, 0.3, 1 / 6]).mean()
     assert metrics["loss"] == pytest.approx(expected, rel=1e-6)
-    few = answers.count_errors(PROBABILITIES[:5, :5], LABELS[:5])
+    assert answers.count_errors(LOGARITHMS, LABELS)["loss"] is None
+    few = answers.count_errors(LOGARITHMS[:5, :5], LABELS[:5])
     assert "top5_error" not in few
 
 
 def test_an_answer_is_right_exactly_where_its_rank_is_0():
-    told = answers.predicted(PROBABILITIES, LABELS)
+    told = answers.predicted(LOGARITHMS, LABELS)
     assert told[:4].tolist() == [0, 0, 0, 4]
-    assert ((told == LABELS) == (answers.ranks(PROBABILITIES, LABELS) == 0)).all()
+    assert ((told == LABELS) == (answers.ranks(LOGARITHMS, LABELS) == 0)).all()
 
 
 def test_the_files_hold_every_readable_image_and_agree(tmp_path):
     readable = np.array([1, 1, 0, 1, 1, 0], bool)
     names = np.array([f"{name}.jpg" for name in "abcdef"])
-    scores = Scores(PROBABILITIES, LABELS, readable)
+    scores = Scores(LOGARITHMS, LABELS, readable)
     results.write(tmp_path, scores, {"images": 4}, class_names=CLASSES, names=names)
     with np.load(tmp_path / "predictions.npz") as found:
         assert found["index"].tolist() == [0, 1, 3, 4]
         assert found["name"].tolist() == ["a.jpg", "b.jpg", "d.jpg", "e.jpg"]
         assert found["probabilities"].dtype == np.float32
-        np.testing.assert_array_equal(found["probabilities"], PROBABILITIES[[0, 1, 3, 4]])
+        np.testing.assert_allclose(found["probabilities"], PROBABILITIES[[0, 1, 3, 4]], rtol=1e-6)
         assert found["label"].tolist() == [0, 1, 3, 4]
         assert found["predicted"].tolist() == [0, 0, 4, 0]
         assert found["class_names"].tolist() == list(CLASSES)

@@ -14,7 +14,7 @@ from pipelines import Statistics, recipe, views
 from pipelines.sources import Source
 from pipelines.splits import ArraySplit
 from resnet_keras.evaluate_job import view_batches
-from resnet_keras.evaluation import scores
+from resnet_keras.evaluation import answers, scores
 from resnet_keras.evaluation.convolutional import fully_convolutional
 from resnet_keras.models import build_model, convolution, dense, max_pooling
 
@@ -56,7 +56,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 def _score(model, source, chosen, view, *, batch_size=64, strategy=None, whole=False, log=print):
     strategy = strategy or tf.distribute.get_strategy()
     logits = fully_convolutional(model) if whole else lambda images: model(images, training=False)
-    score = scores.make_score(scores.softmax_of(logits), strategy, len(source.class_names))
+    score = scores.make_score(scores.log_softmax_of(logits), strategy, len(source.class_names))
     batches, count = view_batches(
         source, chosen, strategy, split="test", view=view, batch_size=batch_size,
         max_bad_fraction=0.5, on_bad=log,
@@ -151,9 +151,9 @@ def test_whole_images_are_seen_at_their_own_size():
 
 
 def test_the_mean_of_networks_counts_what_all_could_read():
-    first = scores.Scores(np.float32([[0.9, 0.1], [0.2, 0.8]]), np.int32([0, 1]),
+    first = scores.Scores(np.log(np.float32([[0.9, 0.1], [0.2, 0.8]])), np.int32([0, 1]),
                           np.array([True, True]))  # fmt: skip
-    other = scores.Scores(np.float32([[0.5, 0.5], [0.0, 0.0]]), np.int32([0, 0]),
+    other = scores.Scores(np.log(np.float32([[0.5, 0.5], [1.0, 1.0]])), np.int32([0, 0]),
                           np.array([True, False]))  # fmt: skip
     found = scores.mean([first, other, first])
     np.testing.assert_allclose(found.probabilities[0], [2.3 / 3, 0.7 / 3], rtol=1e-6)
@@ -162,6 +162,15 @@ def test_the_mean_of_networks_counts_what_all_could_read():
     shifted = first._replace(labels=np.int32([1, 0]))
     with pytest.raises(ValueError, match="different images"):
         scores.mean([first, shifted])
+
+
+def test_answers_keep_their_ranks_where_probabilities_vanish():
+    """exp(-500) is 0 in float32: all but the best would tie."""
+    logits = tf.constant([[0.0, 1000.0, 500.0, 400.0, 300.0, 200.0, 100.0]] * 7)
+    found = scores.log_softmax_of(tf.identity)(logits).numpy()
+    assert answers.ranks(found, np.arange(7)).tolist() == [6, 0, 1, 2, 3, 4, 5]
+    both = scores.mean([scores.Scores(found, np.arange(7), np.ones(7, bool))] * 2)
+    np.testing.assert_allclose(both.log_probabilities, found, rtol=1e-6)
 
 
 def test_the_passes_of_each_view():
