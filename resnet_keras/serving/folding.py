@@ -87,6 +87,8 @@ def network(
 
     folded = _foldable(graph) if fold else {}
     steps: dict[int, Step] = {id(norm): _same for norm in folded.values()}
+    for padding, pooling in _padded_poolings(graph):
+        steps[id(padding)], steps[id(pooling)] = _same, _pool_same(pooling)
     for operation in graph.operations:
         if id(operation) not in steps:
             is_classifier = operation.output is model.output
@@ -110,10 +112,48 @@ def network(
     return compute, variables
 
 
+def _padded_poolings(graph: keras.Function) -> list[tuple[Any, Any]]:
+    """Return the zero paddings that TensorFlow's "SAME" max pooling does by itself, with it.
+
+    That pads with minus infinity, which is no other answer behind a ReLU, and saves a copy of the
+    network's largest activations.
+    """
+    made_by = {id(operation.output): operation for operation in graph.operations}
+    uses = _uses(graph)
+    found = []
+    for pooling in graph.operations:
+        if not isinstance(pooling, keras.layers.MaxPooling2D) or pooling.padding != "valid":
+            continue
+        padding = made_by.get(id(pooling.input))
+        if not isinstance(padding, keras.layers.ZeroPadding2D) or uses[id(padding.output)] > 1:
+            continue
+        before = made_by.get(id(padding.input))
+        sides = zip(padding.input.shape[1:3], pooling.pool_size, pooling.strides, strict=True)
+        same = tuple(_same_padding(*side) for side in sides)
+        rectified = getattr(before, "activation", None) is keras.activations.relu
+        if rectified and padding.padding == same and padding.data_format == "channels_last":
+            found.append((padding, pooling))
+    return found
+
+
+def _same_padding(side: int, window: int, stride: int) -> tuple[int, int]:
+    total = max((-(-side // stride) - 1) * stride + window - side, 0)
+    return total // 2, total - total // 2
+
+
+def _pool_same(pooling: Any) -> Step:
+    return lambda x, **_: tf.nn.max_pool2d(x, pooling.pool_size, pooling.strides, "SAME")
+
+
+def _uses(graph: keras.Function) -> Counter:
+    """Count how often each tensor is used, by its id."""
+    nodes = itertools.chain(*graph._nodes_by_depth.values())
+    return Counter(id(tensor) for node in nodes for tensor in node.input_tensors)
+
+
 def _foldable(graph: keras.Function) -> dict[int, Any]:
     """Return the batch norm of each layer it can be folded into, by the layer's id."""
-    nodes = itertools.chain(*graph._nodes_by_depth.values())
-    uses = Counter(id(tensor) for node in nodes for tensor in node.input_tensors)
+    uses = _uses(graph)
     linear = {
         id(operation.output): operation
         for operation in graph.operations

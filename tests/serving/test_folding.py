@@ -98,6 +98,23 @@ def test_batch_norm_may_stay(precision):
     assert operations(model, fold=False).count("FusedBatchNormV3") == 7
 
 
+@pytest.mark.parametrize("side", [64, 62])
+def test_a_padded_pooling_is_one_operation_where_that_is_the_same(side):
+    """Rounding up pads one row after an even side and none after an odd one, as SAME does not."""
+    model = build_model("resnet18", input_shape=(side, side, 3), classifier_activation=None)
+    randomise(model)
+    images = images_for(model)
+    assert_close(answers(model, images)[1], model(images).numpy(), 1e-4)
+    strided = sum(layer.name.endswith("_pad") for layer in model.layers) - 1
+    assert operations(model).count("Pad") == strided + (side == 62)
+    with_minus_infinity = keras.Input((64, 64, 3))
+    x = keras.layers.ZeroPadding2D(((0, 1), (0, 1)))(with_minus_infinity)
+    x = keras.layers.Flatten()(keras.layers.MaxPooling2D(3, 2)(x))
+    unrectified = keras.Model(with_minus_infinity, keras.layers.Dense(2)(x))
+    images = -np.abs(np.random.default_rng(0).normal(0, 1, (2, 64, 64, 3))).astype(np.float32)
+    assert_close(answers(unrectified, images)[1], unrectified(images).numpy(), 1e-4)
+
+
 def test_features_are_the_mean_over_the_last_maps():
     model = build_model("cifar_resnet8", classifier_activation=None)
     randomise(model)
