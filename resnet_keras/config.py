@@ -26,6 +26,7 @@ from resnet_keras.models.architectures import (
     architecture,
 )
 from resnet_keras.serving import places
+from resnet_keras.training.runs import CHECKPOINT
 
 MODES = (
     *("train", "evaluate", "responses", "export", "predict", "summary", "prepare", "data_worker"),
@@ -71,6 +72,11 @@ class Config:
     init: str = _flag(
         "", "initial weights; '' is the network's published choice", choices=("", *INITIALIZERS)
     )
+    init_weights: str = _flag(
+        "", "file of weights that training starts from, or that is evaluated or exported instead "
+        "of a run: PyTorch's (torchvision, timm), Keras Applications', the authors' Caffe release "
+        "as .npz, or our own"
+    )  # fmt: skip
     # Data
     dataset: str = _flag("imagenet2012", ", ".join(pipelines.DATASETS) + ", or a name of TFDS")
     data_dir: str = _flag("", "where the data set lies; '' is TFDS's own directory")
@@ -255,7 +261,7 @@ class Config:
         return (recipe.test_shorter_side,)
 
 
-_EXPANDED = ("output_dir", "saved_model", "images", "output", "ilsvrc_ids", "grid")
+_EXPANDED = tuple("init_weights output_dir saved_model images output ilsvrc_ids grid".split())
 
 # What may differ when a run is resumed: none of these changes what a step computes.
 _RESUMABLE = (
@@ -332,7 +338,7 @@ def parse(arguments: Sequence[str]) -> Config:
 
     With ``--mode=evaluate``, ``responses`` or ``export``, flags that are not given come from the
     run's own ``config.json``, so that ``--run_dir`` alone names a run; of several runs, from the
-    first one's.
+    first one's. ``--init_weights`` needs no run.
 
     Raises:
         InputError: for an unknown flag, a bad value, a positional argument or an impossible
@@ -341,12 +347,31 @@ def parse(arguments: Sequence[str]) -> Config:
     arguments = _expand_flagfiles(arguments, Path(), ())
     config = _read(arguments, {})
     if config.mode in ("evaluate", "responses", "export"):
-        run = _first_run(config.resolved())
+        _check_weights_alone(config)
+        run = "" if config.init_weights else _first_run(config.resolved())
         if run:
             config = _read(arguments, _settings_of_run(run, arguments))
     config = config.resolved()
     _validate(config)
     return config
+
+
+def _check_weights_alone(config: Config) -> None:
+    """Refuse --init_weights beside what names other weights, or needs a run's."""
+    other = {
+        "run_dir": config.run_dir,
+        "ensemble": _listed(config.ensemble),
+        "runs": _listed(config.runs),
+        "mode": config.mode if config.mode == "responses" else "",
+        "checkpoint": config.checkpoint if config.checkpoint != "latest" else "",
+        "batchnorm_statistics": config.batchnorm_statistics.removeprefix("moving_average"),
+    }
+    for name, value in other.items():
+        if config.init_weights and value:
+            raise InputError(
+                f"--init_weights={config.init_weights} has no place beside --{name}={value}, "
+                "which is for runs: give one of the two."
+            )
 
 
 def of_run(config: Config, run_dir: str) -> tuple[Config, list[str]]:
@@ -380,7 +405,9 @@ def _saved(run_dir: str) -> dict[str, Any]:
     file = Path(run_dir, "config.json")
     try:
         saved = json.loads(file.read_text())
-        return {"flags": dict(saved["flags"]), "data": saved.get("data", {})}
+        # The weights that it began with are not its own.
+        flags_of_run = dict(saved["flags"]) | {"init_weights": ""}
+        return {"flags": flags_of_run, "data": saved.get("data", {})}
     except OSError:
         raise InputError(
             f"{run_dir} holds no run: name a run's directory, or train one with --mode=train."
@@ -605,13 +632,17 @@ def check_places(config: Config) -> None:
             )
     if config.mode in ("evaluate", "responses") and config.output_dir:
         places.check_writable(Path(config.output_dir), "output_dir")
+    # A run that is resumed has its own weights.
+    resumes = config.mode == "train" and (Path(config.run_dir) / CHECKPOINT).is_file()
+    if config.mode in ("train", "evaluate", "export") and (config.restart or not resumes):
+        places.check_weights(config.init_weights)
     if config.mode in ("train", "export"):
         places.check_writable(Path(config.export_dir), "export_dir")
     if config.mode == "train":
         places.check_writable(Path(config.run_dir), "run_dir")
 
 
-def _listed(numbers: Sequence[int]) -> str:
+def _listed(numbers: Sequence[object]) -> str:
     return ",".join(map(str, numbers))
 
 

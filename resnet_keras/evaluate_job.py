@@ -34,7 +34,7 @@ class Member:
     """A network of an ensemble, or the only one: where from, and images -> log-probabilities."""
 
     place: str
-    step: int | None  # None: an export
+    step: int | None  # None: an export; 0: --init_weights
     recipe: pipelines.Recipe
     config: Config
     strategy: tf.distribute.Strategy
@@ -42,7 +42,7 @@ class Member:
 
 
 def evaluate(config: Config) -> int:
-    """Evaluate the newest checkpoint of a run, or an ensemble of runs and exports."""
+    """Evaluate the newest checkpoint of a run, --init_weights, or an ensemble."""
     source, _ = jobs.open_data(config)
     split = jobs.reported_split(source)
     folder = _folder(config, split)
@@ -53,7 +53,7 @@ def evaluate(config: Config) -> int:
         _run(config, place, source, strategy)
         if is_run(place) or not config.ensemble
         else _export(config, place, source)
-        for place in config.ensemble or (config.run_dir,)
+        for place in config.ensemble or (config.init_weights or config.run_dir,)
     ]
     left_out: list[str] = []
 
@@ -93,7 +93,7 @@ def evaluate(config: Config) -> int:
     )
     figures.draw_confusion(folder / "confusion.png", counts, source.class_names)
     for member in members:
-        step = "" if member.step is None else f", step {member.step:,}"
+        step = f", step {member.step:,}" if member.step else ""
         print(f"{member.place}{step}")
     print(_errors(split, metrics))
     if len(source.class_names) <= FITTING:
@@ -146,6 +146,8 @@ def _folder(config: Config, split: str) -> Path:
     if config.output_dir:
         return Path(config.output_dir)
     run = ENSEMBLE if config.ensemble else Path(config.run_dir)
+    if config.init_weights:
+        run = Path("runs", Path(config.init_weights).stem)
     true = "_true_average" if config.batchnorm_statistics == "true_average" else ""
     return run / EVALUATION / f"{split}_{config.views}{true}"
 

@@ -20,8 +20,8 @@ from pipelines.samples import encoded_samples
 from resnet_keras.config import Config, resumable
 from resnet_keras.errors import InputError
 from resnet_keras.evaluation.batchnorm import has_statistics, set_true_averages
-from resnet_keras.models import build_model, complexity
-from resnet_keras.models.architectures import architecture
+from resnet_keras.models import build_model, complexity, load_weights
+from resnet_keras.models.architectures import Spec, architecture
 from resnet_keras.reporting.tables import table
 from resnet_keras.serving import export as serving
 from resnet_keras.serving import manifest
@@ -37,7 +37,8 @@ def export(config: Config) -> int:
     """Export the newest checkpoint of a run."""
     source, recipe = open_data(config)
     exported, step = export_newest(config, source, recipe)
-    print(f"{config.run_dir}, step {step:,}")
+    if step:
+        print(f"{config.run_dir}, step {step:,}")
     print(where(exported))
     return DONE
 
@@ -146,8 +147,14 @@ def build(config: Config, source: pipelines.Source, recipe: pipelines.Recipe) ->
 def restore(
     config: Config, source: pipelines.Source, recipe: pipelines.Recipe
 ) -> tuple[keras.Model, int]:
-    """Build the network of a run and read one of its checkpoints; return both with the step."""
+    """Build the network of a run and read one of its checkpoints; return both with the step.
+
+    Without a run, the weights are those of --init_weights, which are told, and the step is 0.
+    """
     model = build(config, source, recipe)
+    if config.init_weights and config.mode != "train":
+        print(import_weights(config, source, model, need_classifier=True))
+        return model, 0
     folder = Path(config.run_dir, BEST if config.checkpoint == "best" else "")
     step, _ = Checkpoints(folder, model).restore()
     if not step:
@@ -158,6 +165,14 @@ def restore(
     if config.batchnorm_statistics == "true_average":
         _average_statistics(config, source, recipe, model, step)
     return model, step
+
+
+def import_weights(
+    config: Config, source: pipelines.Source, model: keras.Model, *, need_classifier: bool = False
+) -> str:
+    """Read --init_weights into the network of ``build``; return what to tell of them."""
+    file = Path(config.init_weights)
+    return load_weights(model, _row(config, source), file, need_classifier=need_classifier)
 
 
 def _average_statistics(
@@ -242,6 +257,9 @@ def export_newest(
     # The checkpoint's variables are float32 in every precision, and so is what is exported from.
     model, step = restore(dataclasses.replace(config, precision="float32"), source, recipe)
     free = resumable(config)
+    # What decides the result; where things lie on this machine is nobody's business.
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in free}
+    settings["init_weights"] = Path(config.init_weights).name
     exported = serving.export(
         model,
         Path(config.export_dir),
@@ -250,14 +268,13 @@ def export_newest(
         normalise=lambda images: pipelines.normalise(images, recipe, source.statistics),
         samples=encoded_samples(source.splits[reported_split(source)], SAMPLES),
         facts={
-            "architecture": _architecture(config, source),
+            "architecture": dataclasses.asdict(_row(config, source)),
             "step": step,
             "checkpoint": config.checkpoint,
             "batchnorm_statistics": config.batchnorm_statistics,
             "metrics": _metrics(config, source, step),
             "preprocessing": manifest.preprocessing(recipe, source.statistics),
-            # What decides the result; where things lie on this machine is nobody's business.
-            "config": {k: v for k, v in dataclasses.asdict(config).items() if k not in free},
+            "config": settings,
             **{k: v for k, v in environment().items() if k not in ("platform", "cpu")},
         },
         fold=config.fold,
@@ -266,12 +283,10 @@ def export_newest(
     return exported, step
 
 
-def _architecture(config: Config, source: pipelines.Source) -> dict[str, Any]:
-    """Return the row of the network and its options."""
+def _row(config: Config, source: pipelines.Source) -> Spec:
+    """Return the row of the network with its options."""
     options = config.architecture_arguments()
-    return dataclasses.asdict(
-        architecture(config.model, classes=len(source.class_names), **options)
-    )
+    return architecture(config.model, classes=len(source.class_names), **options)
 
 
 def _metrics(config: Config, source: pipelines.Source, step: int) -> dict[str, Any] | None:

@@ -24,7 +24,7 @@ from resnet_keras.training.logs import Log
 from resnet_keras.training.optimizers import LossScale, MomentumSGD, all_finite
 from resnet_keras.training.profiling import Profiler
 from resnet_keras.training.recompute import recomputed
-from resnet_keras.training.runs import BEST, PROFILE, open_run
+from resnet_keras.training.runs import BEST, CHECKPOINT, PROFILE, open_run
 from resnet_keras.training.signals import Stopped, StopRequest, ended_by_signals
 from resnet_keras.training.step import make_train_function
 from resnet_keras.training.strategy import (
@@ -111,6 +111,11 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
         optimizer = MomentumSGD(config.momentum, config.weight_decay, config.decay)
         optimizer.build(model.trainable_variables)
         loss_scale = LossScale() if config.precision == "float16" else None
+        # A run that is resumed has its own weights.
+        if config.init_weights and (config.restart or not (run / CHECKPOINT).is_file()):
+            told = jobs.import_weights(config, source, model)
+            if cluster.is_chief:
+                print(told, flush=True)
     others = {"optimizer": optimizer.state}
     if loss_scale:
         others["loss_scale"] = loss_scale.state

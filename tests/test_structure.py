@@ -9,7 +9,7 @@ STANDARD_ONLY = ("resnet_keras.models.architectures", "resnet_keras.models.compl
 # Package -> the packages of this repository that it may import, itself apart.
 ALLOWED = {
     "pipelines": set(),
-    "resnet_keras.models": set(),
+    "resnet_keras.models": {"resnet_keras.errors"},
     "resnet_keras.training": {"resnet_keras.models", "pipelines", "resnet_keras.errors"},
     "resnet_keras.evaluation": {"resnet_keras.models", "pipelines", "resnet_keras.errors"},
     "resnet_keras.serving": {

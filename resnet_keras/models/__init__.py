@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         local_response_normalization,
         max_pooling,
     )
+    from resnet_keras.models.weights import load_weights
 
 __all__ = [
     "ARCHITECTURES",
@@ -59,6 +60,7 @@ __all__ = [
     "global_pooling",
     "initial_block",
     "initializers",
+    "load_weights",
     "local_response_normalization",
     "max_pooling",
     "plain_block",
@@ -70,7 +72,10 @@ __all__ = [
 ]
 
 # In this order: a name of the first two is found without loading TensorFlow.
-_MODULES = ("architectures", "complexity", "initialization", "layers", "parts", "blocks", "build")
+_MODULES = (
+    *("architectures", "complexity", "initialization", "layers", "parts", "blocks", "build"),
+    "weights",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -82,6 +82,18 @@ def is_saved_model(place: str) -> bool:
         return False
 
 
+def check_weights(file: str) -> None:
+    """Refuse an --init_weights that is not there; "" is none.
+
+    Raises:
+        InputError: where it is neither a file, nor a directory, nor a checkpoint's prefix.
+    """
+    if file and not any(Path(file + end).exists() for end in ("", ".index")):
+        raise InputError(
+            f"--init_weights={file} is not there: name a file of weights, or a run's directory."
+        )
+
+
 def find_images(pattern: str) -> list[Path]:
     """Return the files of a glob pattern (``**`` for folders below), sorted.
 
