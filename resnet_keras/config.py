@@ -384,7 +384,7 @@ def of_run(config: Config, run_dir: str) -> tuple[Config, list[str]]:
     asked = {name: getattr(config, name) for name in _ASKED}
     member = dataclasses.replace(_read([], saved["flags"]), run_dir=run_dir, **asked)
     _validate(member)
-    return member, saved["data"]["class_names"]
+    return member, saved["data"].get("class_names", [])
 
 
 def is_run(place: str) -> bool:
