@@ -79,17 +79,18 @@ def check(folder: str, questions: dict[str, np.ndarray], precision: str) -> None
     server = Server(folder)
     _tell("the form of its signatures")
     _check_form(server)
+    probabilities: dict[int, np.ndarray] = {}  # of serving_default, by the size of the batch
     for signature, inputs, outputs in _good_requests(questions):
-        for start, size in ((0, 1), *((s, BATCH) for s in range(0, len(inputs), BATCH))):
-            part = slice(start, start + size)
-            _tell(f"{signature} for {len(inputs[part])} images")
-            answer = server.ask(signature, inputs[part])
-            _check_answer(answer, {k: v[part] for k, v in outputs.items()}, precision)
+        for size in (1, BATCH):
+            _tell(f"{signature} for {size} images")
+            answer = server.ask(signature, inputs[:size])
+            _check_answer(answer, {k: v[:size] for k, v in outputs.items()}, precision)
+            if signature == "serving_default":
+                probabilities[size] = answer["probabilities"]
             if "classes" in answer:
-                _check_classes(server, questions, part, answer)
-    _tell("the best classes of all images")
-    _check_same_best(server, questions)
-    before = server.ask("serving_default", questions["encoded"][:BATCH])
+                _check_classes(answer, probabilities[size], questions["labels"])
+    _tell("serving_default for all images")
+    _check_all(server, questions, precision)
     for signature, what, value in _bad_requests(questions):
         _tell(f"{signature} for {what}")
         try:
@@ -107,7 +108,7 @@ def check(folder: str, questions: dict[str, np.ndarray], precision: str) -> None
             raise Failed(f"{signature} had an answer for no images")
     _tell("a good request after bad ones")
     after = server.ask("serving_default", questions["encoded"][:BATCH])
-    if not np.allclose(before["probabilities"], after["probabilities"], rtol=0, atol=1e-6):
+    if not np.allclose(probabilities[BATCH], after["probabilities"], rtol=0, atol=1e-6):
         raise Failed("after bad requests, good ones are answered otherwise than before")
     _tell("its warm-up requests")
     _replay(server, folder)
@@ -205,21 +206,24 @@ def _check_answer(
 
 
 def _check_classes(
-    server: Server, questions: dict[str, np.ndarray], part: slice, answer: dict[str, np.ndarray]
+    answer: dict[str, np.ndarray], probabilities: np.ndarray, labels: np.ndarray
 ) -> None:
     """Check the best classes and their scores against the export's own probabilities."""
-    own = server.ask("serving_default", questions["encoded"][part])["probabilities"]
-    order = np.argsort(-own, axis=1, kind="stable")[:, :5]
-    names = np.array([label.encode() for label in questions["labels"]], object)[order]
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
+    names = np.array([label.encode() for label in labels], object)[order]
     if answer["classes"].shape != names.shape or (answer["classes"] != names).any():
         raise Failed("its classes are not those of the best probabilities")
-    if np.abs(answer["scores"] - np.take_along_axis(own, order, axis=1)).max() > 1e-6:
+    if np.abs(answer["scores"] - np.take_along_axis(probabilities, order, axis=1)).max() > 1e-6:
         raise Failed("its scores are not the best probabilities")
 
 
-def _check_same_best(server: Server, questions: dict[str, np.ndarray]) -> None:
-    known = questions["encoded_probabilities"]
-    own = server.ask("serving_default", questions["encoded"])["probabilities"]
+def _check_all(server: Server, questions: dict[str, np.ndarray], precision: str) -> None:
+    """Check probabilities and best classes of all images there are."""
+    encoded, known = questions["encoded"], questions["encoded_probabilities"]
+    batches = [encoded[start : start + BATCH] for start in range(0, len(encoded), BATCH)]
+    answers = [server.ask("serving_default", batch)["probabilities"] for batch in batches]
+    own = np.concatenate(answers)
+    _check_answer({"probabilities": own}, {"probabilities": known}, precision)
     best = np.sort(known, axis=1)
     decided = best[:, -1] - (best[:, -2] if known.shape[1] > 1 else 0) > MARGIN
     same = (known.argmax(axis=1) == own.argmax(axis=1))[decided]

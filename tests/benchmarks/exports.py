@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 import keras
+import numpy as np
 
 import pipelines
 from resnet_keras.models import build_model
@@ -15,6 +16,12 @@ CLASSES = 1000
 def ours(folder: Path, precision: str) -> Path:
     """Export through our folding; return the version's folder."""
     model = build_model("resnet50", classes=CLASSES, classifier_activation=None)
+    # As in a trained network: TensorFlow drops constant biases of zero, and with them the fusion
+    # of convolution, bias and ReLU.
+    random = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.beta.assign(random.normal(0, 0.1, layer.beta.shape))
     recipe = pipelines.recipe("imagenet")
     data = pipelines.describe("imagenet2012")
     statistics = pipelines.Statistics(data.channel_mean, data.channel_std)
