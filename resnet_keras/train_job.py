@@ -276,9 +276,9 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
         log.close()
         profiler.close()
     if cluster.is_chief:
+        print(jobs.errors(source, metrics))
         # From the checkpoint: what is exported is what the run's directory holds.
         exported, _ = jobs.export_newest(config, source, recipe)
-        print(jobs.errors(source, metrics))
         print(jobs.where(exported))
     every_workers(strategy, 0.0)  # none leaves before the chief is done
     return DONE
