@@ -12,7 +12,8 @@ import tensorflow as tf
 import pipelines
 from pipelines.preprocessing import View, single_view
 from resnet_keras import jobs
-from resnet_keras.config import Config, is_run, of_run
+from resnet_keras.command_line import of_run
+from resnet_keras.config import Config
 from resnet_keras.errors import InputError
 from resnet_keras.evaluation import answers, results, scores
 from resnet_keras.evaluation.convolutional import fully_convolutional
@@ -21,7 +22,7 @@ from resnet_keras.evaluation.responses import make_measure_responses, response_l
 from resnet_keras.reporting import figures
 from resnet_keras.reporting.tables import table
 from resnet_keras.serving import places
-from resnet_keras.training.runs import EVALUATION, RESPONSES, environment
+from resnet_keras.training.runs import EVALUATION, RESPONSES, environment, is_run
 from resnet_keras.training.strategy import Cluster, distribute, make_strategy
 
 DONE = 0

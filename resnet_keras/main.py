@@ -6,9 +6,11 @@ import sys
 from collections.abc import Sequence
 
 import pipelines
-from resnet_keras import config as configuration
+from resnet_keras.command_line import parse
+from resnet_keras.config import manual
 from resnet_keras.errors import InputError
 from resnet_keras.startup import quiet
+from resnet_keras.validation import check_places
 from resnet_keras.version import __version__
 
 DONE, OTHER, BAD_INPUT, RESUMABLE = 0, 1, 2, 75  # 75 is EX_TEMPFAIL: run the command again
@@ -17,14 +19,14 @@ DONE, OTHER, BAD_INPUT, RESUMABLE = 0, 1, 2, 75  # 75 is EX_TEMPFAIL: run the co
 def main(arguments: Sequence[str]) -> int:
     """Run one command line (without the program's name) and return its exit code."""
     if {"--help", "--helpshort", "--helpfull", "-h"} & set(arguments):
-        print(configuration.manual(), end="")
+        print(manual(), end="")
         return DONE
     if "--version" in arguments:
         print(f"resnet_keras {__version__}")
         return DONE
     try:
-        config = configuration.parse(arguments)
-        configuration.check_places(config)
+        config = parse(arguments)
+        check_places(config)
     except InputError as error:
         print(f"resnet_keras: {error}", file=sys.stderr)
         return BAD_INPUT

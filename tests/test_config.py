@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from resnet_keras import config
+from resnet_keras import command_line, config
 from resnet_keras.errors import InputError
 
 
 def test_later_flags_win_over_the_flagfile(tmp_path):
     (tmp_path / "a.flags").write_text("--dataset=digits\n--batch_size=3\n--seed=1\n")
-    parsed = config.parse([f"--flagfile={tmp_path}/a.flags", "--batch_size=5"])
+    parsed = command_line.parse([f"--flagfile={tmp_path}/a.flags", "--batch_size=5"])
     assert (parsed.batch_size, parsed.seed) == (5, 1)
 
 
@@ -22,7 +22,7 @@ def test_nested_flagfiles_are_relative_to_their_own_file(tmp_path, monkeypatch):
     (tmp_path / "base.flags").write_text("--dataset=digits\n--batch_size=3\n")
     (tmp_path / "deep/leaf.flags").write_text("# a leaf\n\n--flagfile=../base.flags\n--seed=9\n")
     monkeypatch.chdir("/")
-    parsed = config.parse(["--flagfile", str(tmp_path / "deep/leaf.flags")])
+    parsed = command_line.parse(["--flagfile", str(tmp_path / "deep/leaf.flags")])
     assert (parsed.batch_size, parsed.seed) == (3, 9)
 
 
@@ -30,13 +30,13 @@ def test_nested_flagfiles_are_relative_to_their_own_file(tmp_path, monkeypatch):
 def test_a_flagfile_line_that_absl_would_misread_is_refused_with_its_number(tmp_path, line):
     (tmp_path / "a.flags").write_text(f"--dataset=digits\n{line}\n")
     with pytest.raises(InputError, match=r"Line 2 of .*a\.flags"):
-        config.parse([f"--flagfile={tmp_path}/a.flags"])
+        command_line.parse([f"--flagfile={tmp_path}/a.flags"])
 
 
 def test_a_flagfile_that_includes_itself_is_refused(tmp_path):
     (tmp_path / "a.flags").write_text("--flagfile=a.flags\n")
     with pytest.raises(InputError, match="includes itself"):
-        config.parse([f"--flagfile={tmp_path}/a.flags"])
+        command_line.parse([f"--flagfile={tmp_path}/a.flags"])
 
 
 REFUSED = [
@@ -83,7 +83,7 @@ REFUSED = [
 def test_bad_flags_are_refused_in_one_sentence(arguments, told):
     given = ["--dataset=digits"] if not any("dataset" in a for a in arguments) else []
     with pytest.raises(InputError) as caught:
-        config.parse([*given, *arguments])
+        command_line.parse([*given, *arguments])
     message = str(caught.value)
     assert told in message
     assert "\n" not in message
@@ -91,34 +91,34 @@ def test_bad_flags_are_refused_in_one_sentence(arguments, told):
 
 
 def test_default_directories_follow_model_and_data(monkeypatch):
-    parsed = config.parse(["--model=cifar_resnet20", "--dataset=digits"])
+    parsed = command_line.parse(["--model=cifar_resnet20", "--dataset=digits"])
     assert parsed.run_dir == "runs/cifar_resnet20_digits"
     assert parsed.export_dir == "saved_models/cifar_resnet20_digits"
-    named = config.parse(["--dataset=digits", "--run_dir=elsewhere/mine"])
+    named = command_line.parse(["--dataset=digits", "--run_dir=elsewhere/mine"])
     assert named.export_dir == "saved_models/mine"
 
 
 def test_evaluate_takes_the_settings_of_the_run(tmp_path):
-    saved = config.parse(["--model=cifar_resnet32", "--dataset=digits", "--lr_drops=7,9"])
+    saved = command_line.parse(["--model=cifar_resnet32", "--dataset=digits", "--lr_drops=7,9"])
     (tmp_path / "config.json").write_text(json.dumps({"flags": dataclasses.asdict(saved)}))
-    parsed = config.parse(["--mode=evaluate", f"--run_dir={tmp_path}", "--seed=4"])
+    parsed = command_line.parse(["--mode=evaluate", f"--run_dir={tmp_path}", "--seed=4"])
     assert (parsed.model, parsed.dataset, parsed.lr_drops) == ("cifar_resnet32", "digits", (7, 9))
     assert (parsed.seed, parsed.mode, parsed.run_dir) == (4, "evaluate", str(tmp_path))
 
 
 def test_flags_may_not_contradict_the_run_that_is_evaluated(tmp_path):
-    saved = config.parse(["--model=cifar_resnet32", "--dataset=digits"])
+    saved = command_line.parse(["--model=cifar_resnet32", "--dataset=digits"])
     (tmp_path / "config.json").write_text(json.dumps({"flags": dataclasses.asdict(saved)}))
     with pytest.raises(InputError, match="--model=cifar_resnet32"):
-        config.parse(["--mode=export", f"--run_dir={tmp_path}", "--model=cifar_resnet20"])
+        command_line.parse(["--mode=export", f"--run_dir={tmp_path}", "--model=cifar_resnet20"])
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(InputError, match="no run's config"):
-        config.parse(["--mode=export", f"--run_dir={tmp_path}"])
+        command_line.parse(["--mode=export", f"--run_dir={tmp_path}"])
 
 
 def test_what_decides_the_rate_may_not_change_on_resume():
     free = {
-        name: config.resumable(config.parse(["--dataset=digits", f"--lr_schedule={name}"]))
+        name: config.resumable(command_line.parse(["--dataset=digits", f"--lr_schedule={name}"]))
         for name in config.LR_SCHEDULES
     }
     assert {"train_steps", "evaluate_every", "log_every"} <= free["piecewise"]
@@ -129,7 +129,7 @@ def test_what_decides_the_rate_may_not_change_on_resume():
 
 def test_a_tilde_is_the_home_directory(monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
-    parsed = config.parse(["--dataset=digits", "--run_dir=~/a", "--export_dir=~/b"])
+    parsed = command_line.parse(["--dataset=digits", "--run_dir=~/a", "--export_dir=~/b"])
     assert (parsed.run_dir, parsed.export_dir) == ("/home/somebody/a", "/home/somebody/b")
 
 

@@ -5,7 +5,7 @@ import re
 import pytest
 from conftest import ROOT
 
-from resnet_keras import config
+from resnet_keras import command_line, config
 from resnet_keras.models import complexity
 
 FILES = sorted((ROOT / "configs").glob("*.flags"))
@@ -27,7 +27,7 @@ def _flags(file) -> dict[str, str]:
 
 def _parse(file, monkeypatch) -> config.Config:
     monkeypatch.setattr("pipelines.check", lambda *_: None)  # no data on this machine
-    return config.parse([f"--flagfile={file}"])
+    return command_line.parse([f"--flagfile={file}"])
 
 
 def test_every_experiment_has_its_config():

@@ -8,7 +8,7 @@ import numpy as np
 import processes
 import pytest
 
-from resnet_keras import config
+from resnet_keras import command_line, config, validation
 from resnet_keras.errors import InputError
 from resnet_keras.models import architecture, build_model, load_weights
 
@@ -99,16 +99,18 @@ def test_what_is_wrong_with_weights_costs_one_sentence_and_no_run(tmp_path):
 
 def test_weights_without_a_run_need_no_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    parsed = config.parse(["--mode=evaluate", "--init_weights=~/a.npz", *DIGITS])
+    parsed = command_line.parse(["--mode=evaluate", "--init_weights=~/a.npz", *DIGITS])
     assert not parsed.init_weights.startswith("~")
     with pytest.raises(InputError, match="is not there: name a file of weights"):
-        config.check_places(parsed)
+        validation.check_places(parsed)
     (tmp_path / "a.npz").write_bytes(b"")
-    config.check_places(config.parse(["--mode=evaluate", "--init_weights=a.npz", *DIGITS]))
+    validation.check_places(
+        command_line.parse(["--mode=evaluate", "--init_weights=a.npz", *DIGITS])
+    )
     for other in ("--run_dir=run", "--ensemble=run", "--mode=responses", "--checkpoint=best",
                   "--batchnorm_statistics=true_average"):  # fmt: skip
         with pytest.raises(InputError, match=f"no place beside {other}"):
-            config.parse(["--mode=evaluate", "--init_weights=a.npz", *DIGITS, other])
+            command_line.parse(["--mode=evaluate", "--init_weights=a.npz", *DIGITS, other])
 
 
 def test_a_runs_own_weights_are_its_checkpoints(tmp_path):
@@ -117,6 +119,6 @@ def test_a_runs_own_weights_are_its_checkpoints(tmp_path):
                               "stride_on": "", "stem_pool": "", "classes": [],
                               "init_weights": "others.npz"}})
     )  # fmt: skip
-    parsed = config.parse(["--mode=evaluate", f"--run_dir={tmp_path}"])
+    parsed = command_line.parse(["--mode=evaluate", f"--run_dir={tmp_path}"])
     assert parsed.init_weights == ""
     assert "init_weights" not in config.resumable(parsed)

@@ -88,6 +88,11 @@ def open_run(
         ) from None
 
 
+def is_run(place: str) -> bool:
+    """Tell whether a directory is a run's."""
+    return Path(place, CONFIG).is_file()
+
+
 def replace(file: Path, content: bytes) -> None:
     """Write a file whole or not at all: a kill leaves the one before."""
     written = file.with_name(file.name + ".new")

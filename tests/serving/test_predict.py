@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from resnet_keras import config, main, predict_job
+from resnet_keras import command_line, main, predict_job, validation
 from resnet_keras.errors import InputError
 from resnet_keras.reporting.pictures import Picture, picture_grid
 from resnet_keras.serving import submission
@@ -188,7 +188,7 @@ def test_places_and_formats_are_checked_before_tensorflow(tmp_path, colours, fla
     given = [flag.format(tmp=tmp_path) for flag in flags]
     places = [f"--saved_model={colours}", f"--images={tmp_path}/file"]
     with pytest.raises(InputError, match=told.replace(".", r"\.")):
-        config.check_places(config.parse(["--mode=predict", *places, *given]))
+        validation.check_places(command_line.parse(["--mode=predict", *places, *given]))
 
 
 def test_a_grid_is_green_where_right_and_red_where_wrong(colours, images, tmp_path, capsys):

@@ -1,0 +1,182 @@
+"""A command line -> one Config: flags, files of flags, and the settings of a run that it names.
+
+Standard library and absl only, so that a wrong flag is answered before TensorFlow is loaded.
+"""
+
+import dataclasses
+import difflib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from resnet_keras.config import Config
+from resnet_keras.errors import InputError
+from resnet_keras.training.runs import CONFIG, is_run
+from resnet_keras.validation import check_weights_alone, validate, validate_value
+
+# What a command that evaluates several runs asks of all of them.
+_ASKED = (
+    "mode data_dir strategy evaluation_batch_size checkpoint max_bad_fraction views scales "
+    "batchnorm_statistics output_dir"
+).split()
+
+
+def parse(arguments: Sequence[str]) -> Config:
+    """Return the Config of a command line (without the program's name).
+
+    With ``--mode=evaluate``, ``responses`` or ``export``, flags that are not given come from the
+    run's own ``config.json``, so that ``--run_dir`` alone names a run; of several runs, from the
+    first one's. ``--init_weights`` needs no run.
+
+    Raises:
+        InputError: for an unknown flag, a bad value, a positional argument or an impossible
+            combination.
+    """
+    arguments = _expand_flagfiles(arguments, Path(), ())
+    config = _read(arguments, {})
+    if config.mode in ("evaluate", "responses", "export"):
+        check_weights_alone(config)
+        run = "" if config.init_weights else _first_run(config.resolved())
+        if run:
+            config = _read(arguments, _settings_of_run(run, arguments))
+    config = config.resolved()
+    validate(config)
+    return config
+
+
+def of_run(config: Config, run_dir: str) -> tuple[Config, list[str]]:
+    """Return the Config of another run as ``config`` asks to evaluate it, and its class names.
+
+    Raises:
+        InputError: where the directory holds no run, or it cannot be evaluated so.
+    """
+    saved = _saved(run_dir)
+    asked = {name: getattr(config, name) for name in _ASKED}
+    member = dataclasses.replace(_read([], saved["flags"]), run_dir=run_dir, **asked)
+    validate(member)
+    return member, saved["data"].get("class_names", [])
+
+
+def _first_run(config: Config) -> str:
+    """Return the run whose settings a command takes over; "" for an ensemble without one."""
+    if config.mode == "evaluate" and config.ensemble:
+        return next(filter(is_run, config.ensemble), "")
+    if config.mode == "responses" and config.runs:
+        return config.runs[0]
+    return config.run_dir
+
+
+def _saved(run_dir: str) -> dict[str, Any]:
+    file = Path(run_dir, CONFIG)
+    try:
+        saved = json.loads(file.read_text())
+        # The weights that it began with are not its own.
+        flags_of_run = dict(saved["flags"]) | {"init_weights": ""}
+        return {"flags": flags_of_run, "data": saved.get("data", {})}
+    except OSError:
+        raise InputError(
+            f"{run_dir} holds no run: name a run's directory, or train one with --mode=train."
+        ) from None
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError):
+        raise InputError(f"{file} is no run's config: name another --run_dir.") from None
+
+
+def _settings_of_run(run_dir: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the flags of a run's config.json; those given may not contradict its network."""
+    saved = _saved(run_dir)["flags"]
+    asked = _read(arguments, saved)
+    for name in ("model", "shortcut", "stride_on", "stem_pool", "classes"):
+        old, new = saved[name], getattr(asked, name)
+        if new != (tuple(old) if isinstance(old, list) else old):
+            raise InputError(
+                f"{run_dir} holds a run with --{name}={old} (now {new}): leave that flag out."
+            )
+    return saved
+
+
+def _expand_flagfiles(arguments: Sequence[str], folder: Path, within: tuple[Path, ...]) -> list:
+    """Put the lines of each --flagfile in its place; a nested one is relative to its file."""
+    expanded: list[str] = []
+    pending = list(arguments)
+    while pending:
+        argument = pending.pop(0)
+        name, separator, value = argument.lstrip("-").partition("=")
+        if not argument.startswith("-") or name != "flagfile":
+            expanded.append(argument)
+            continue
+        if not separator:
+            if not pending:
+                raise InputError("--flagfile needs a file: write --flagfile=configs/NAME.flags.")
+            value = pending.pop(0)
+        path = folder / os.path.expanduser(value)
+        if path in within:
+            raise InputError(f"--flagfile={value} includes itself: remove that line from {path}.")
+        try:
+            lines = path.read_text().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not a text file"
+            raise InputError(f"--flagfile={value} cannot be read ({path}): {reason}.") from None
+        for number, line in enumerate(lines, 1):
+            flag = line.strip()
+            if not flag or flag.startswith("#"):
+                continue
+            if not flag.startswith("-") or " #" in flag:
+                raise InputError(
+                    f"Line {number} of {path} is {flag!r}: write one --flag=value a line, and "
+                    "comments on lines of their own."
+                )
+            expanded += _expand_flagfiles([flag], path.parent, (*within, path))
+    return expanded
+
+
+def _read(arguments: Sequence[str], defaults: dict[str, Any]) -> Config:
+    """Parse with absl, on flags of our own: those that libraries define are none of ours."""
+    values = flags.FlagValues()
+    define: dict[type, Any] = {
+        str: flags.DEFINE_string,
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        bool: flags.DEFINE_boolean,
+        tuple: flags.DEFINE_list,
+    }
+    for field in dataclasses.fields(Config):
+        default = defaults.get(field.name, field.default)
+        if isinstance(field.default, tuple):
+            default = [str(item) for item in default]
+        define[type(field.default)](field.name, default, field.metadata["help"], flag_values=values)
+    try:
+        rest = values(["resnet-keras", *arguments])[1:]
+    except flags.UnrecognizedFlagError as error:
+        names = [field.name for field in dataclasses.fields(Config)]
+        near = difflib.get_close_matches(error.flagname, names, n=1)
+        hint = f" Did you mean --{near[0]}?" if near else ""
+        raise InputError(
+            f"--{error.flagname} is no flag.{hint} See --helpshort for all flags."
+        ) from None
+    except flags.Error as error:
+        raise InputError(f"{str(error).rstrip('.')}. See --helpshort for all flags.") from None
+    if rest:
+        raise InputError(f"Unexpected argument {rest[0]!r}: every setting is a --flag=value.")
+    given: dict[str, Any] = {
+        field.name: values[field.name].value for field in dataclasses.fields(Config)
+    }
+    for name in ("classes", "ensemble", "runs"):
+        given[name] = tuple(entry.strip() for entry in given[name])
+    for name, number, example in (
+        ("lr_drops", int, "whole iterations, e.g. 32000,48000"),
+        ("scales", int, "whole pixels, e.g. 224,256,384"),
+        ("profile_steps", int, "the first and the last step, e.g. 20,25"),
+        ("channel_mean", float, "three numbers, e.g. 0.485,0.456,0.406"),
+        ("channel_std", float, "three numbers, e.g. 0.229,0.224,0.225"),
+    ):
+        try:
+            given[name] = tuple(number(item) for item in given[name])
+        except ValueError:
+            raise InputError(f"--{name}={','.join(given[name])}: give {example}.") from None
+    for field in dataclasses.fields(Config):
+        validate_value(field, given[field.name])
+    return Config(**given)

@@ -1,0 +1,170 @@
+"""Refuse what cannot work, in one sentence, before anything is loaded or written."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pipelines
+from resnet_keras.config import PICTURE_SUFFIXES, Config
+from resnet_keras.errors import InputError
+from resnet_keras.models import complexity
+from resnet_keras.models.architectures import ResNetSpec, architecture
+from resnet_keras.serving import places
+from resnet_keras.training.runs import CHECKPOINT, is_run
+
+
+def validate_value(field: dataclasses.Field, value: Any) -> None:
+    """Refuse a value of one flag that its field does not allow (InputError)."""
+    choices, low = field.metadata["choices"], field.metadata["low"]
+    if choices and value not in choices:
+        allowed = ", ".join(choice for choice in choices if choice)
+        raise InputError(f"--{field.name}={value} is not one of: {allowed}.")
+    if low is not None and not low <= value < float("inf"):
+        raise InputError(f"--{field.name}={value} is out of range: give {low} or more.")
+
+
+def validate(config: Config) -> None:
+    """Refuse what cannot work, before anything is loaded."""
+    names = config.model.replace(" ", "").split(",") if config.mode == "summary" else [config.model]
+    for name in names:
+        try:
+            complexity.stages(
+                name, input_size=config.image_size or None, **config.architecture_arguments()
+            )
+        except ValueError as error:
+            raise InputError(str(error)) from None
+    if list(config.lr_drops) != sorted(set(config.lr_drops)) or min(config.lr_drops, default=1) < 1:
+        raise InputError(
+            f"--lr_drops={_listed(config.lr_drops)}: give rising iterations from 1 on."
+        )
+    if config.lr_drops and config.lr_schedule != "piecewise":
+        raise InputError(
+            f"--lr_drops={_listed(config.lr_drops)} has no place in --lr_schedule="
+            f"{config.lr_schedule}: leave it out, or give --lr_schedule=piecewise."
+        )
+    if config.warmup_steps and config.warmup_until_error:
+        raise InputError(
+            f"--warmup_steps={config.warmup_steps} and --warmup_until_error="
+            f"{config.warmup_until_error} are two warm-ups: give one."
+        )
+    if config.profile_steps and not (
+        len(config.profile_steps) == 2 and 0 < config.profile_steps[0] <= config.profile_steps[1]
+    ):
+        raise InputError(
+            f"--profile_steps={_listed(config.profile_steps)}: give the first and the last step, "
+            "e.g. 20,25."
+        )
+    if config.momentum >= 1:
+        raise InputError(f"--momentum={config.momentum} is out of range: give 0 <= momentum < 1.")
+    needs = {"predict": ("saved_model", "images"), "prepare": ("output_dir", "output_name")}
+    missing = [name for name in needs.get(config.mode, ()) if not getattr(config, name)]
+    # Without either, prepare computes the statistics of a data set that is prepared already.
+    if missing and (config.mode == "predict" or len(missing) == 1):
+        raise InputError(f"--mode={config.mode} needs --{missing[0]}: {_help(missing[0])}.")
+    if config.format == "ilsvrc" and not config.output:
+        raise InputError("--format=ilsvrc needs --output: name the file that it goes to.")
+    if config.grid and Path(config.grid).suffix.lower() not in PICTURE_SUFFIXES:
+        raise InputError(
+            f"--grid={config.grid}: give a name that ends in {', '.join(PICTURE_SUFFIXES)}."
+        )
+    for name, high in (("seed", 2**31 - 1), ("port", 65_535), ("warmup_until_error", 1)):
+        if getattr(config, name) > high:
+            raise InputError(f"--{name}={getattr(config, name)}: give {high} or less.")
+    if config.data_service and not config.data_service.startswith("grpc://"):
+        raise InputError(f"--data_service={config.data_service}: give grpc://HOST:PORT.")
+    if config.mode in ("train", "evaluate", "responses", "export", "prepare"):
+        try:
+            recipe = config.make_recipe()
+            pipelines.check(config.dataset, config.data_dir or None)
+        except pipelines.DataError as error:
+            raise InputError(str(error)) from None
+        except OSError as error:
+            raise InputError(
+                f"--data_dir={config.data_dir} cannot be read: {error.strerror} ({error.filename})."
+            ) from None
+        if config.mode == "evaluate":
+            _validate_views(config, recipe)
+
+
+def _validate_views(config: Config, recipe: pipelines.Recipe) -> None:
+    """Refuse views that a recipe or a network cannot give."""
+    views, scales = config.views, config.evaluation_scales(recipe)
+    if config.scales and views not in ("multi_scale", "multi_crop"):
+        raise InputError(
+            f"--scales={_listed(config.scales)} has no place in --views={views}: leave it out, or "
+            "give --views=multi_scale or multi_crop."
+        )
+    if views == "multi_crop" and recipe.crop == "padded":
+        raise InputError(
+            f"--views=multi_crop has no room in the recipe {recipe.name}, whose crops are as large "
+            "as its images: give another of --views."
+        )
+    if not scales:
+        raise InputError(
+            f"--views={views} has no scales in the recipe {recipe.name}: give --scales."
+        )
+    spec = architecture(config.model)
+    whole = views in ("dense", "multi_scale") and isinstance(spec, ResNetSpec)
+    low = spec.min_size if whole else recipe.image_size
+    if min(scales) < low:
+        raise InputError(
+            f"--scales={_listed(scales)}: {config.model} needs sides of at least {low} pixels with "
+            f"--views={views}."
+        )
+
+
+def check_weights_alone(config: Config) -> None:
+    """Refuse --init_weights beside what names other weights, or needs a run's."""
+    other = {
+        "run_dir": config.run_dir,
+        "ensemble": _listed(config.ensemble),
+        "runs": _listed(config.runs),
+        "mode": config.mode if config.mode == "responses" else "",
+        "checkpoint": config.checkpoint if config.checkpoint != "latest" else "",
+        "batchnorm_statistics": config.batchnorm_statistics.removeprefix("moving_average"),
+    }
+    for name, value in other.items():
+        if config.init_weights and value:
+            raise InputError(
+                f"--init_weights={config.init_weights} has no place beside --{name}={value}, "
+                "which is for runs: give one of the two."
+            )
+
+
+def check_places(config: Config) -> None:
+    """Make the directories that a command will write, and find the files that it will read.
+
+    Raises:
+        InputError: where that cannot be done.
+    """
+    if config.mode == "predict":
+        places.find_images(config.images)
+        places.find_version(config.saved_model)
+        for name in ("output", "grid"):
+            if getattr(config, name):
+                places.check_file(Path(getattr(config, name)), name)
+    members = config.ensemble if config.mode == "evaluate" else ()
+    for member in members:
+        if not is_run(member) and not places.is_saved_model(member):
+            raise InputError(
+                f"--ensemble: {member} is neither a run's directory nor a SavedModel's: name one."
+            )
+    if config.mode in ("evaluate", "responses") and config.output_dir:
+        places.check_writable(Path(config.output_dir), "output_dir")
+    # A run that is resumed has its own weights.
+    resumes = config.mode == "train" and (Path(config.run_dir) / CHECKPOINT).is_file()
+    if config.mode in ("train", "evaluate", "export") and (config.restart or not resumes):
+        places.check_weights(config.init_weights)
+    if config.mode in ("train", "export"):
+        places.check_writable(Path(config.export_dir), "export_dir")
+    if config.mode == "train":
+        places.check_writable(Path(config.run_dir), "run_dir")
+
+
+def _listed(numbers: Sequence[object]) -> str:
+    return ",".join(map(str, numbers))
+
+
+def _help(name: str) -> str:
+    return Config.__dataclass_fields__[name].metadata["help"]
