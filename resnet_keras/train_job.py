@@ -126,7 +126,8 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
         data = {
             "class_names": source.class_names, "training_images": images, "replicas": replicas,
         }  # fmt: skip
-        open_run(run, dataclasses.asdict(config), data, free=free, restart=config.restart)
+        flags, defaults = dataclasses.asdict(config), dataclasses.asdict(Config())
+        open_run(run, flags, data, defaults=defaults, free=free, restart=config.restart)
     started = every_workers(strategy, time.time() if cluster.is_chief else 0.0)[0]
     checkpoints = Checkpoints(run, model, others, INITIAL, config.keep_checkpoints)
     best = Checkpoints(run / BEST, model, {}, {}, keep=1)

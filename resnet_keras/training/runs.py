@@ -32,6 +32,7 @@ def open_run(
     flags: Mapping[str, Any],
     data: Mapping[str, Any],
     *,
+    defaults: Mapping[str, Any],
     free: Collection[str],
     restart: bool,
 ) -> None:
@@ -44,6 +45,7 @@ def open_run(
         run: the directory; made where it is missing.
         flags: JSON-able, all that decides what a step computes, and more.
         data: JSON-able, what a step depends on and no flag says: class names, sizes.
+        defaults: of ``flags``. A run that was begun before there was a flag had its default.
         free: the names in ``flags`` and ``data`` that may differ when a run is resumed.
         restart: delete an earlier run's files first.
 
@@ -62,7 +64,8 @@ def open_run(
         # Without a checkpoint there is nothing that another configuration could spoil.
         if (run / CONFIG).is_file() and (run / CHECKPOINT).is_file():
             saved = _read(run / CONFIG)
-            changes = _changes(saved["flags"], flags, free, "--")
+            known = json.loads(json.dumps(defaults)) | saved["flags"]
+            changes = _changes(known, flags, free, "--")
             changes += _changes(saved["data"], data, free, "")
             if changes:
                 raise InputError(

@@ -14,7 +14,10 @@ DATA = {"class_names": ["cat", "dog"], "training_images": 100}
 
 
 def _open(run, restart=False, data=DATA, **changed):
-    open_run(run, FLAGS | changed, data, free=["train_steps"], restart=restart)
+    defaults = {"momentum": 0.9, "classes": ()}
+    open_run(
+        run, FLAGS | changed, data, defaults=defaults, free=["train_steps"], restart=restart
+    )  # fmt: skip
 
 
 def _config(run) -> dict:
@@ -30,6 +33,16 @@ def test_the_same_settings_resume_and_a_free_one_may_change(tmp_path):
     assert saved["flags"] == {"model": "resnet50", "lr_drops": [3, 5], "train_steps": 20}
     assert saved["data"] == DATA
     assert len(saved["environments"]) == 1
+
+
+def test_a_flag_that_is_newer_than_the_run_had_its_default(tmp_path):
+    _open(tmp_path)
+    (tmp_path / "checkpoint").write_text("")
+    _open(tmp_path, momentum=0.9, classes=())
+    (tmp_path / "config.json").unlink()
+    _open(tmp_path)
+    with pytest.raises(InputError, match=r"--momentum=0\.9 \(now 0\.5\)"):
+        _open(tmp_path, momentum=0.5)
 
 
 def test_a_run_without_a_checkpoint_may_change(tmp_path):

@@ -98,6 +98,7 @@ def test_the_configuration_is_a_table(tmp_path):
         tmp_path,
         {"model": "resnet50", "lr_drops": (3, 5), "images": "a|b"},
         {"class_names": [f"class {index}" for index in range(1000)]},
+        defaults={},
         free=(),
         restart=False,
     )
