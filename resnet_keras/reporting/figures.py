@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 LABELLED = 40  # classes whose names fit the edge of a figure
 COUNTED = 20  # classes whose counts fit its cells
@@ -45,5 +46,7 @@ def draw_responses(file: Path, responses: Mapping[str, Sequence[float]]) -> None
         lower.plot(layers, sorted(values, reverse=True), **style)
     upper.set(xlabel="layer index (original)", ylabel="std")
     lower.set(xlabel="layer index (sorted by magnitude)", ylabel="std")
+    for axes in (upper, lower):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     upper.legend()
     figure.savefig(file, dpi=120, format="png")
