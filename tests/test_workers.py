@@ -35,9 +35,8 @@ def _ends(arguments, folder, workers: int = 2, **options) -> list[tuple[int, lis
 
 
 def _counted(told: str) -> str:
-    """Return what a command prints of an evaluation."""
-    (counted,) = re.findall(r"\(([\d,]+ of [\d,]+) images wrong\)", told)
-    return counted
+    """Return what a command prints of an evaluation; the top-1 error comes first."""
+    return re.findall(r"\(([\d,]+ of [\d,]+) images wrong\)", told)[0]
 
 
 def test_two_workers_train_evaluate_and_export_as_one(tmp_path):

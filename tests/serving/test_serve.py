@@ -178,10 +178,18 @@ def test_a_bad_request_is_refused_and_the_server_lives(served, stub, name):
     assert client.classify(stub, "small", [GOOD])
 
 
-def test_an_empty_batch_gives_an_empty_answer(stub):
+def test_an_empty_batch_is_refused_or_has_an_empty_answer(stub):
+    """TensorFlow answers it, unless oneDNN runs the convolutions, which then finds no depth."""
     images = np.zeros((0, 32, 32, 3), np.float32)
-    reply = stub.Predict(_request("predict_tensor", images=images), timeout=60)
-    assert tf.make_ndarray(reply.outputs["probabilities"]).shape == (0, 7)
+    code, shape = None, (0, 7)
+    try:
+        reply = stub.Predict(_request("predict_tensor", images=images), timeout=60)
+        shape = tf.make_ndarray(reply.outputs["probabilities"]).shape
+    except grpc.RpcError as error:
+        code = error.code()
+    assert code in (None, grpc.StatusCode.INVALID_ARGUMENT)
+    assert shape == (0, 7)
+    assert client.classify(stub, "small", [GOOD])
 
 
 def test_another_model_is_not_found(stub):
