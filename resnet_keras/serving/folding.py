@@ -16,12 +16,6 @@ import tensorflow as tf
 from resnet_keras.errors import InputError
 
 PRECISIONS = ("float32", "bfloat16")
-# Weights of these precisions are constants of the graph, of others variables. oneDNN reorders a
-# convolution's weights once where they are constants, else in every call: in bfloat16 that is a
-# third of the images/s at batch 1, in float32 nothing. Variables have one copy in the server's
-# memory, where each signature that was asked has its own copy of the constants.
-FROZEN = ("bfloat16",)
-
 Step = Callable[..., Any]  # of a layer's tensors, and of a mask and the like, which are None
 
 
@@ -61,11 +55,14 @@ def taps(model: keras.Model) -> keras.Function:
 
 def network(
     model: keras.Model, *, fold: bool = True, precision: str = "float32"
-) -> tuple[Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]], list[tf.Variable]]:
-    """Return a tf.function that computes what the model does in inference, and its variables.
+) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """Return a tf.function that computes what the model does in inference.
 
     The function takes float32 [N, H, W, C] and returns features [N, F] and logits [N, classes],
-    both float32; it is one function whoever calls it, so a SavedModel holds its weights once.
+    both float32; it is one function whoever calls it, so a SavedModel holds its weights once. They
+    are constants: oneDNN then reorders those of a convolution once, else in every call, which at
+    batch 1 takes as long as all the rest. The price is memory: in a server, each signature that was
+    asked holds a copy.
 
     Args:
         model: as for ``taps``; convolutions, dense layers and batch norms, and any layers
@@ -77,14 +74,6 @@ def network(
         InputError: as ``taps``, and for a layer with weights of another kind.
     """
     graph = taps(model)
-    variables: list[tf.Variable] = []
-
-    def weight(value: np.ndarray, dtype: str) -> Callable[[], Any]:
-        if precision in FROZEN:
-            return lambda: tf.constant(value, dtype)
-        variables.append(tf.Variable(value, trainable=False, dtype=dtype))
-        return variables[-1].read_value
-
     folded = _foldable(graph) if fold else {}
     steps: dict[int, Step] = {id(norm): _same for norm in folded.values()}
     for padding, pooling in _padded_poolings(graph):
@@ -95,7 +84,6 @@ def network(
             steps[id(operation)] = _step(
                 operation,
                 folded.get(id(operation)),
-                weight,
                 "float32" if is_classifier else precision,
             )
 
@@ -109,7 +97,7 @@ def network(
         )
         return tf.cast(features, tf.float32), logits
 
-    return compute, variables
+    return compute
 
 
 def _padded_poolings(graph: keras.Function) -> list[tuple[Any, Any]]:
@@ -168,20 +156,14 @@ def _foldable(graph: keras.Function) -> dict[int, Any]:
     }
 
 
-def _step(
-    operation: Any, norm: Any, weight: Callable[[np.ndarray, str], Callable[[], Any]], dtype: str
-) -> Step:
+def _step(operation: Any, norm: Any, dtype: str) -> Step:
     """Return what is computed for one operation of the model, with its batch norm if given."""
     if isinstance(operation, keras.layers.Conv2D | keras.layers.Dense):
         kernel, bias = _affine(operation, norm)
-        return _product(operation, weight(kernel, dtype), weight(bias, dtype), dtype)
+        return _product(operation, kernel, bias, dtype)
     if isinstance(operation, keras.layers.BatchNormalization):
-        scale, offset, mean, variance = (
-            weight(value, "float32") for value in _constants(operation)
-        )
-        return lambda x, **_: _normalise(
-            x, scale(), offset(), mean(), variance(), operation.epsilon
-        )
+        constants = _constants(operation)
+        return lambda x, **_: _normalise(x, *constants, operation.epsilon)
     if operation.weights if isinstance(operation, keras.layers.Layer) else False:
         raise InputError(
             f"Layer {operation.name} is a {type(operation).__name__}: an export knows of layers "
@@ -200,26 +182,26 @@ def _same(x: tf.Tensor, **_: Any) -> tf.Tensor:
     return x
 
 
-def _product(layer: Any, kernel: Callable[[], Any], bias: Callable[[], Any], dtype: str) -> Step:
+def _product(layer: Any, kernel: np.ndarray, bias: np.ndarray, dtype: str) -> Step:
     # keras.activations.linear would add an operation between what TensorFlow fuses.
     plain = layer.activation is keras.activations.linear
 
     def convolve(x: tf.Tensor) -> tf.Tensor:
         return tf.nn.conv2d(
             x,
-            kernel(),
+            tf.constant(kernel, dtype),
             strides=layer.strides,
             padding=layer.padding.upper(),
             dilations=layer.dilation_rate,
         )
 
     def multiply(x: tf.Tensor) -> tf.Tensor:
-        return tf.matmul(x, kernel())
+        return tf.matmul(x, tf.constant(kernel, dtype))
 
     product = convolve if isinstance(layer, keras.layers.Conv2D) else multiply
 
     def step(x: tf.Tensor, **_: Any) -> tf.Tensor:
-        y = tf.nn.bias_add(product(tf.cast(x, dtype)), bias())
+        y = tf.nn.bias_add(product(tf.cast(x, dtype)), tf.constant(bias, dtype))
         return y if plain else layer.activation(y)
 
     return step

@@ -32,7 +32,7 @@ def write(
     """
     shape = model.input_shape[1:]
     labels = list(class_names)
-    network, variables = folding.network(model, fold=fold, precision=precision)
+    network = folding.network(model, fold=fold, precision=precision)
 
     def decoded(image_bytes: tf.Tensor) -> tf.Tensor:
         # Decoding has no GPU kernel, and the loop would be placed there with all it holds.
@@ -67,10 +67,8 @@ def write(
 
     images = tf.TensorSpec((None, *shape), tf.float32, "images")
     strings = [tf.TensorSpec((None,), tf.string, name) for name in ("image_bytes", "inputs")]
-    module = tf.Module()
-    module.network_variables = variables  # what is no attribute is not saved
     tf.saved_model.save(
-        module,
+        tf.Module(),
         str(folder),
         signatures={
             "serving_default": tf.function(serving_default, input_signature=strings[:1]),

@@ -259,10 +259,10 @@ def test_warm_up_requests_are_the_servers_messages(exported):
 
 def test_weights_are_stored_once(exported):
     model, _, version = exported
-    size = sum(file.stat().st_size for file in (version / "variables").iterdir())
     weights = sum(4 * int(np.prod(variable.shape)) for variable in model.trainable_variables)
-    assert 0.98 * weights < size < 1.1 * weights
-    assert (version / "saved_model.pb").stat().st_size < weights
+    # The rest of the graph takes less than the weights even of this network.
+    assert weights < (version / "saved_model.pb").stat().st_size < 2 * weights
+    assert sum(file.stat().st_size for file in (version / "variables").iterdir()) < 0.1 * weights
 
 
 def test_existing_versions_are_never_touched_but_leftovers_go(exported):
