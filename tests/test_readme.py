@@ -95,6 +95,20 @@ def test_the_memory_rows_are_their_log():
     assert not [figure for figure in told if figure not in README]
 
 
+def test_the_serving_rows_are_their_log():
+    sections = _results("bench_serve")["sections"]
+    batches, single = sections["batch32"], sections["batch1"]
+    peers = ("keras_export", "onnxruntime", "openvino", "torch")
+    told = [f"{_ratio(batches, f'ours / {peer}')} x " for peer in peers]
+    told.append(f"| {batches['medians']['ours']:.1f} images/s: {told[0]}the export of Keras")
+    latency = single["medians"]
+    told.append(
+        f"| median {latency['ours_median_ms']:.0f} ms, p99 {latency['ours_p99_ms']:.0f} ms: "
+        f"{_ratio(single, 'ours / onnxruntime')} x the images/s of onnxruntime |"
+    )
+    assert not [figure for figure in told if figure not in README]
+
+
 def test_ci_runs_the_readme_test_command():
     (extract,) = re.findall(r"^command=\$\((.*)\)$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
     told = subprocess.run(
