@@ -162,8 +162,8 @@ def _step(operation: Any, norm: Any, dtype: str) -> Step:
         kernel, bias = _affine(operation, norm)
         return _product(operation, kernel, bias, dtype)
     if isinstance(operation, keras.layers.BatchNormalization):
-        constants = _constants(operation)
-        return lambda x, **_: _normalise(x, *constants, operation.epsilon)
+        scale, offset, mean, variance = _constants(operation)
+        return lambda x, **_: _normalise(x, scale, offset, mean, variance, operation.epsilon)
     if operation.weights if isinstance(operation, keras.layers.Layer) else False:
         raise InputError(
             f"Layer {operation.name} is a {type(operation).__name__}: an export knows of layers "
