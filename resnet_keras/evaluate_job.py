@@ -17,11 +17,11 @@ from resnet_keras.config import Config
 from resnet_keras.errors import InputError
 from resnet_keras.evaluation import answers, results, scores
 from resnet_keras.evaluation.convolutional import fully_convolutional
-from resnet_keras.evaluation.exports import load_export
 from resnet_keras.evaluation.responses import make_measure_responses, response_layers
 from resnet_keras.reporting import figures
 from resnet_keras.reporting.tables import table
 from resnet_keras.serving import places
+from resnet_keras.serving.answering import load_export
 from resnet_keras.training.runs import EVALUATION, RESPONSES, environment, is_run
 from resnet_keras.training.strategy import Cluster, distribute, make_strategy
 

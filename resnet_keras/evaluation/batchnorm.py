@@ -3,15 +3,14 @@
 Ioffe and Szegedy 2015, Alg. 2, and the release of He et al.: after training, with fixed weights.
 """
 
-import sys
 from collections.abc import Iterable
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-import tqdm
 
+from resnet_keras.evaluation.progress import watched
 from resnet_keras.models.layers import FusedBatchNormalization
 
 
@@ -61,18 +60,11 @@ def set_true_averages(
 
     momenta = [layer.momentum for layer in layers]
     total: Any = np.zeros(sum(sizes))
-    shown = tqdm.tqdm(
-        range(count),
-        desc="averaging batch-norm statistics",
-        unit="batch",
-        leave=False,
-        disable=not sys.stderr.isatty(),
-    )
     stream = iter(batches)
     try:
         for layer in layers:
             layer.momentum = 0.0  # what the layer keeps are the last batch's own statistics
-        for _ in shown:
+        for _ in watched(range(count), count, "averaging batch-norm statistics"):
             total += distributed_step(next(stream)).numpy()
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):

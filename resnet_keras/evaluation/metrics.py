@@ -1,13 +1,12 @@
 """Exact error counts: every image once, whatever the batch size and the number of replicas."""
 
-import sys
 from collections.abc import Callable, Iterable
 
 import keras
 import tensorflow as tf
-import tqdm
 
 from resnet_keras.errors import InputError
+from resnet_keras.evaluation.progress import watched
 
 TOP5_CLASSES = 6  # with five classes or fewer the top-5 error is 0 whatever the network answers
 
@@ -49,15 +48,7 @@ def make_evaluate(model: keras.Model, strategy: tf.distribute.Strategy) -> Calla
         batches: Iterable, count: int, watch: Callable[[], None] = lambda: None
     ) -> dict[str, int | float]:
         totals = [0.0] * 4
-        shown = tqdm.tqdm(
-            batches,
-            desc="evaluating",
-            total=count,
-            unit="batch",
-            leave=False,
-            disable=not sys.stderr.isatty(),
-        )
-        for batch in shown:
+        for batch in watched(batches, count, "evaluating"):
             watch()
             totals = [
                 total + float(new)

@@ -1,12 +1,12 @@
 """Layer responses: how strongly each 3x3 layer answers (He et al. 2015, Sec. 4.2 and Fig. 7)."""
 
 import math
-import sys
 from collections.abc import Callable, Iterable
 
 import keras
 import tensorflow as tf
-import tqdm
+
+from resnet_keras.evaluation.progress import watched
 
 KERNEL = (3, 3)
 
@@ -55,14 +55,7 @@ def make_measure_responses(model: keras.Model, strategy: tf.distribute.Strategy)
         return strategy.reduce(tf.distribute.ReduceOp.SUM, found, axis=None)
 
     def measure(batches: Iterable, count: int) -> list[float]:
-        shown = tqdm.tqdm(
-            batches,
-            desc="measuring responses",
-            total=count,
-            unit="batch",
-            leave=False,
-            disable=not sys.stderr.isatty(),
-        )
+        shown = watched(batches, count, "measuring responses")
         totals = sum(distributed_step(batch).numpy() for batch in shown)
         return [
             math.sqrt(max(0.0, squares / images - (means / images) ** 2))

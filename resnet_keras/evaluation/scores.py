@@ -3,18 +3,17 @@
 In logarithms, so that answers still have a rank where a probability is too small for float32.
 """
 
-import sys
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 
 import pipelines
 from pipelines import views
 from pipelines.preprocessing import View, single_view
 from resnet_keras.errors import InputError
+from resnet_keras.evaluation.progress import watched
 
 # [N, h, w, 3] float32 -> logarithms of probabilities [N, classes] float32
 Predict = Callable[[tf.Tensor], tf.Tensor]
@@ -101,18 +100,10 @@ def make_score(predict: Predict, strategy: tf.distribute.Strategy, classes: int)
         return strategy.run(step, args=(batch,))
 
     def score(batches: Iterable, count: int, images: int, doing: str = "evaluating") -> Scores:
-        shown = tqdm.tqdm(
-            batches,
-            desc=doing,
-            total=count,
-            unit="batch",
-            leave=False,
-            disable=not sys.stderr.isatty(),
-        )
         found = np.empty([images, classes], np.float32)
         labels, readable = np.empty(images, np.int32), np.zeros(images, bool)
         end = 0
-        for batch in shown:
+        for batch in watched(batches, count, doing):
             results = map(strategy.experimental_local_results, distributed_step(batch))
             for answers, truth, weights in zip(*results, strict=True):
                 # What fills the last batches up lies behind the last image.

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
-from google.protobuf import message
 
-from pipelines import first_line
 from resnet_keras.errors import InputError
+from resnet_keras.serving.answering import load_saved_model
 
 Ask = Callable[[Sequence[bytes]], list[dict[str, Any]]]
 
@@ -21,12 +20,7 @@ def load(folder: Path) -> Ask:
     Raises:
         InputError: where the SavedModel cannot be read or takes no image bytes.
     """
-    try:
-        loaded = tf.saved_model.load(str(folder))
-    except (OSError, ValueError, tf.errors.OpError, message.DecodeError) as error:
-        raise InputError(
-            f"{folder} is no SavedModel that can be read: {first_line(error)}."
-        ) from None
+    loaded = load_saved_model(folder)
     signature = loaded.signatures.get("serving_default")
     takes = signature.structured_input_signature[1] if signature else {}
     if list(takes) != ["image_bytes"]:

@@ -1,15 +1,15 @@
-"""Exports as members of an ensemble."""
+"""Exports that answer in this process: as members of an ensemble, or to image files."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 from google.protobuf import message
 
 from pipelines import first_line
 from resnet_keras.errors import InputError
-from resnet_keras.evaluation.scores import Predict
 
 
 class Export(NamedTuple):
@@ -20,11 +20,25 @@ class Export(NamedTuple):
     say. recipe: its name; "" where the export does not say.
     """
 
-    predict: Predict
+    predict: Callable[[tf.Tensor], tf.Tensor]
     size: int
     classes: int
     class_names: tuple[str, ...] | None
     recipe: str
+
+
+def load_saved_model(folder: Path) -> Any:
+    """Load a SavedModel.
+
+    Raises:
+        InputError: where it cannot be read.
+    """
+    try:
+        return tf.saved_model.load(str(folder))
+    except (OSError, ValueError, tf.errors.OpError, message.DecodeError) as error:
+        raise InputError(
+            f"{folder} is no SavedModel that can be read: {first_line(error)}."
+        ) from None
 
 
 def load_export(folder: Path) -> Export:
@@ -33,12 +47,7 @@ def load_export(folder: Path) -> Export:
     Raises:
         InputError: where it cannot be read, or has no such signature.
     """
-    try:
-        loaded = tf.saved_model.load(str(folder))
-    except (OSError, ValueError, tf.errors.OpError, message.DecodeError) as error:
-        raise InputError(
-            f"{folder} is no SavedModel that can be read: {first_line(error)}."
-        ) from None
+    loaded = load_saved_model(folder)
     signature = loaded.signatures.get("predict_tensor")
     takes = signature.structured_input_signature[1] if signature else {}
     shape = takes["images"].shape if list(takes) == ["images"] else tf.TensorShape(None)
