@@ -21,6 +21,7 @@ SHOWN = {
     "learning_rate": "lr {:.4g}",
     "images_per_second": "{:,.0f} images/s",
     "input_wait": "input wait {:.1%}",
+    "saving": "saving {:.1f} s",
     "images": "{:,} images",
     "wrong": "{:,} wrong",
     "seconds": "{:.1f} s",

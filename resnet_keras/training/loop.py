@@ -117,7 +117,7 @@ def train(
         if step > saved:
             if not finite():
                 raise give_up(step, "update")
-            with clock.paused():
+            with clock.paused(saving=True):
                 save(step, state | {"records": log.records})
             saved = step
 
@@ -203,23 +203,29 @@ def train(
 
 
 class _Clock:
-    """Measure images a second and the share of waiting for input, without the pauses."""
+    """Measure images a second and the share of waiting for input, without the pauses.
+
+    Of the pauses, those that wrote checkpoints are added up; evaluations are told by their own.
+    """
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
         self._since, self._images, self._waited = time.perf_counter(), 0.0, 0.0
+        self._saving = 0.0
 
     def count(self, call: Steps) -> None:
         self._images += sum(images for _, _, images in call.sums)
         self._waited += call.waited
 
     @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
+    def paused(self, *, saving: bool = False) -> Iterator[None]:
         began = time.perf_counter()
         yield
-        self._since += time.perf_counter() - began
+        took = time.perf_counter() - began
+        self._since += took
+        self._saving += took if saving else 0.0
 
     @property
     def images_per_second(self) -> float:
@@ -230,4 +236,5 @@ class _Clock:
         if not self._images:
             return {}
         waited = self._waited / (time.perf_counter() - self._since)
-        return {"images_per_second": self.images_per_second, "input_wait": waited}
+        saving = {"saving": self._saving} if self._saving else {}
+        return {"images_per_second": self.images_per_second, "input_wait": waited, **saving}
