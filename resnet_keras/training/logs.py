@@ -12,6 +12,7 @@ from resnet_keras.errors import InputError
 from resnet_keras.training.runs import LOG, cannot_write, replace
 from resnet_keras.training.tensorboard import Events
 
+HIDDEN = ("saving",)  # seconds that a report adds up
 # How people read a value; others are shown as "name value".
 SHOWN = {
     "loss": "loss {:.4g}",
@@ -21,7 +22,6 @@ SHOWN = {
     "learning_rate": "lr {:.4g}",
     "images_per_second": "{:,.0f} images/s",
     "input_wait": "input wait {:.1%}",
-    "saving": "saving {:.1f} s",
     "images": "{:,} images",
     "wrong": "{:,} wrong",
     "seconds": "{:.1f} s",
@@ -172,7 +172,7 @@ def _parsed(path: Path, lines: list[bytes]) -> list[dict[str, Any]]:
 
 def sentence(kind: str, step: int, values: dict[str, Any]) -> str:
     """Return a record as one line for people."""
-    shown = "  ".join(_figure(name, value) for name, value in values.items())
+    shown = "  ".join(_figure(name, value) for name, value in values.items() if name not in HIDDEN)
     return f"step {step:>7,}  {kind:<10}  {shown}"
 
 
