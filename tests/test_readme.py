@@ -109,6 +109,24 @@ def test_the_serving_rows_are_their_log():
     assert not [figure for figure in told if figure not in README]
 
 
+def test_the_load_row_is_its_log():
+    load = _results("bench_serve")["sections"]["load"]
+    found = load["medians"]
+    ratio = load["ratios"]["memory_last_minute_mib / memory_second_minute_mib"]["ratio"]
+    told = (
+        f"| {found['images_per_second']:.1f} images/s, p99 {found['p99_ms']:.0f} ms, "
+        f"{found['good_images']:,.0f} images answered, {found['refused']:,.0f} requests refused, "
+        f"{found['faults']:.0f} faults; memory {ratio:.3f} x the second minute's |"
+    )
+    assert told in README
+
+
+def test_the_evaluation_row_is_its_log():
+    section = _results("bench_evaluate")["sections"]["cifar20"]
+    crops = _ratio(section, "ten_crop / center", digits=1)
+    assert f"| {section['medians']['center']:.1f} s; ten crops {crops} x |" in README
+
+
 def test_ci_runs_the_readme_test_command():
     (extract,) = re.findall(r"^command=\$\((.*)\)$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
     told = subprocess.run(
