@@ -16,7 +16,12 @@ from absl import flags
 from resnet_keras.config import Config
 from resnet_keras.errors import InputError
 from resnet_keras.training.runs import CONFIG, is_run
-from resnet_keras.validation import check_weights_alone, validate, validate_value
+from resnet_keras.validation import (
+    check_reproduction,
+    check_weights_alone,
+    validate,
+    validate_value,
+)
 
 # What a command that evaluates several runs asks of all of them.
 _ASKED = (
@@ -38,6 +43,8 @@ def parse(arguments: Sequence[str]) -> Config:
     """
     arguments = _expand_flagfiles(arguments, Path(), ())
     config = _read(arguments, {})
+    if config.mode == "reproduce":
+        check_reproduction(config)
     if config.mode in ("evaluate", "responses", "export"):
         check_weights_alone(config)
         run = "" if config.init_weights else _first_run(config.resolved())
@@ -46,6 +53,15 @@ def parse(arguments: Sequence[str]) -> Config:
     config = config.resolved()
     validate(config)
     return config
+
+
+def read(arguments: Sequence[str]) -> Config:
+    """Return the Config of a training, whose data need not be there: for what it would do.
+
+    Raises:
+        InputError: for an unknown flag, a bad value or a positional argument.
+    """
+    return _read(_expand_flagfiles(arguments, Path(), ()), {}).resolved()
 
 
 def of_run(config: Config, run_dir: str) -> tuple[Config, list[str]]:
@@ -164,7 +180,7 @@ def _read(arguments: Sequence[str], defaults: dict[str, Any]) -> Config:
     given: dict[str, Any] = {
         field.name: values[field.name].value for field in dataclasses.fields(Config)
     }
-    for name in ("classes", "ensemble", "runs"):
+    for name in ("classes", "ensemble", "runs", "views"):
         given[name] = tuple(entry.strip() for entry in given[name])
     for name, number, example in (
         ("lr_drops", int, "whole iterations, e.g. 32000,48000"),

@@ -18,9 +18,11 @@ from resnet_keras.models.architectures import (
     STRIDES_ON,
     architecture,
 )
+from resnet_keras.reporting.experiments import EXPERIMENTS
 
 MODES = (
     *("train", "evaluate", "responses", "export", "predict", "summary", "prepare", "data_worker"),
+    "reproduce",
 )
 PRECISIONS = ("float32", "bfloat16", "float16", "auto")
 FORMATS = ("jsonl", "ilsvrc")
@@ -43,7 +45,8 @@ class Config:
         "train",
         "train (then evaluate and export), evaluate or export a run, measure its layers' responses "
         "(Fig. 7), predict with an export, "
-        "print a network's summary, prepare a data set as TFRecord files, or serve as data worker",
+        "print a network's summary, prepare a data set as TFRecord files, serve as data worker, or "
+        "reproduce a table or figure of the papers",
         choices=MODES,
     )
     # Network
@@ -130,7 +133,10 @@ class Config:
         "on several GPUs, else one device",
         choices=("auto", "one_device", "mirrored", "multi_worker"),
     )  # fmt: skip
-    run_dir: str = _flag("", "checkpoints, log and config; '' is runs/MODEL_DATASET")
+    run_dir: str = _flag(
+        "", "checkpoints, log and config; '' is runs/MODEL_DATASET; with --mode=reproduce the "
+        "folder of its runs, '' is runs"
+    )  # fmt: skip
     restart: bool = _flag(False, "start the run anew, deleting its files")
     resume: str = _flag(
         "exact", "approximate is for --data_service, which keeps neither order nor position",
@@ -153,10 +159,10 @@ class Config:
         "lowest error on the images reported on", choices=("latest", "best"),
     )  # fmt: skip
     # Evaluation
-    views: str = _flag(
-        "center", "with --mode=evaluate, what is averaged: the centre crop; ten crops; dense, the "
-        "whole image and its mirror image; multi_scale, dense at --scales; multi_crop, a grid of "
-        "50 crops at each of three --scales",
+    views: tuple[str, ...] = _flag(
+        ("center",), "with --mode=evaluate, what is averaged: the centre crop; ten crops; dense, "
+        "the whole image and its mirror image; multi_scale, dense at --scales; multi_crop, a grid "
+        "of 50 crops at each of three --scales; or several of them",
         choices=VIEWS,
     )  # fmt: skip
     scales: tuple[int, ...] = _flag(
@@ -174,6 +180,17 @@ class Config:
     runs: tuple[str, ...] = _flag(
         (), "with --mode=responses: run directories to compare; '' is --run_dir alone"
     )
+    # Reproduction
+    experiment: str = _flag(
+        "", "with --mode=reproduce: the table or figure", choices=("", *EXPERIMENTS)
+    )
+    train_flags: str = _flag(
+        "", "with --mode=reproduce: flags for each of its trainings, in quotes, e.g. "
+        "'--precision=bfloat16 --strategy=mirrored'"
+    )  # fmt: skip
+    dry_run: bool = _flag(
+        False, "with --mode=reproduce: tell the commands and what they cost, and do nothing"
+    )
     # Data sets and data workers
     output_dir: str = _flag(
         "", "with --mode=prepare: where the data set goes, a --data_dir; with evaluate and "
@@ -184,6 +201,7 @@ class Config:
     port: int = _flag(0, "with --mode=data_worker: port to serve on; 0 is any free one", low=0)
     host: str = _flag("localhost", "with --mode=data_worker: name by which trainers reach it")
     # Result
+    export: bool = _flag(True, "export at the end of the training")
     export_dir: str = _flag("", "SavedModel versions; '' is saved_models/ and the run's name")
     fold: bool = _flag(True, "multiply batch norm into the convolutions of the export")
     export_precision: str = _flag(
@@ -208,7 +226,8 @@ class Config:
 
     def resolved(self) -> "Config":
         """Return the config with every directory filled in."""
-        run_dir = self.run_dir or f"runs/{self.model}_{self.dataset}"
+        several = self.mode == "reproduce"
+        run_dir = self.run_dir or ("runs" if several else f"runs/{self.model}_{self.dataset}")
         places = {
             "run_dir": run_dir,
             "export_dir": self.export_dir or f"saved_models/{Path(run_dir).name}",
@@ -243,11 +262,11 @@ class Config:
             channel_std=self.channel_std or None,
         )
 
-    def evaluation_scales(self, recipe: pipelines.Recipe) -> tuple[int, ...]:
-        """Return the shorter sides at which --views sees an image; () where the recipe has none."""
-        if self.views == "multi_scale":
+    def evaluation_scales(self, view: str, recipe: pipelines.Recipe) -> tuple[int, ...]:
+        """Return the shorter sides at which a view sees an image; () where the recipe has none."""
+        if view == "multi_scale":
             return self.scales or recipe.test_scales
-        if self.views == "multi_crop":
+        if view == "multi_crop":
             return self.scales or recipe.crop_scales
         return (recipe.test_shorter_side,)
 
@@ -260,7 +279,7 @@ _RESUMABLE = (
     "keep_checkpoints evaluate_every evaluation_batch_size tensorboard profile_steps checkpoint "
     "recompute max_bad_fraction export_dir fold export_precision saved_model images output_dir "
     "output_name data_service resume port host output format ilsvrc_ids grid views scales ensemble "
-    "batchnorm_statistics runs"
+    "batchnorm_statistics runs experiment train_flags dry_run export"
 ).split()
 
 
@@ -281,8 +300,9 @@ _SECTIONS = {
     "batch_size": "Optimisation",
     "strategy": "Run",
     "views": "Evaluation",
+    "experiment": "Reproduction",
     "output_dir": "Data sets and data workers",
-    "export_dir": "Result",
+    "export": "Result",
 }
 _USAGE = """\
 resnet_keras: Deep Residual Learning for Image Recognition, reproduced.
@@ -290,6 +310,7 @@ resnet_keras: Deep Residual Learning for Image Recognition, reproduced.
   python -m resnet_keras.main --flagfile=configs/quickstart.flags
   python -m resnet_keras.main --flagfile=configs/r152.flags --data_dir=DIR
   python -m resnet_keras.main --mode=summary --model=vgg_e,plain34,resnet34,resnet152
+  python -m resnet_keras.main --mode=reproduce --experiment=table6 --dry_run
 """
 _FOOTER = """
   --flagfile=FILE    read flags from a file; those after it on the line win

@@ -32,14 +32,18 @@ ENSEMBLE = Path("runs/ensemble")  # where an ensemble's result goes without --ou
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """A network of an ensemble, or the only one: where from, and images -> log-probabilities."""
+    """A network of an ensemble, or the only one: where from, and how it answers.
+
+    step: None for an export, 0 for --init_weights. predict: a view of --views -> the function
+    from its images to log-probabilities.
+    """
 
     place: str
-    step: int | None  # None: an export; 0: --init_weights
+    step: int | None
     recipe: pipelines.Recipe
     config: Config
     strategy: tf.distribute.Strategy
-    predict: scores.Predict
+    predict: Callable[[str], scores.Predict]
 
 
 def evaluate(config: Config) -> int:
@@ -75,7 +79,7 @@ def evaluate(config: Config) -> int:
     metrics = {
         "dataset": config.dataset,
         "split": split,
-        "views": config.views,
+        "views": views_name(config),
         "members": [_description(member) for member in members],
         **answers.count_errors(
             found.log_probabilities[found.readable], found.labels[found.readable]
@@ -150,7 +154,12 @@ def _folder(config: Config, split: str) -> Path:
     if config.init_weights:
         run = Path("runs", Path(config.init_weights).stem)
     true = "_true_average" if config.batchnorm_statistics == "true_average" else ""
-    return run / EVALUATION / f"{split}_{config.views}{true}"
+    return run / EVALUATION / f"{split}_{views_name(config)}{true}"
+
+
+def views_name(config: Config) -> str:
+    """Return the views in the name of a result."""
+    return "+".join(config.views)
 
 
 def _strategy(config: Config) -> tf.distribute.Strategy:
@@ -178,18 +187,23 @@ def _run(
     recipe = member.make_recipe()
     with strategy.scope():
         model, step = jobs.restore(member, source, recipe)
-    whole = config.views in scores.WHOLE
-    logits = fully_convolutional(model) if whole else lambda images: model(images, training=False)
-    return Member(place, step, recipe, member, strategy, scores.log_softmax_of(logits))
+
+    def predict(view: str) -> scores.Predict:
+        whole = view in scores.WHOLE
+        logits = fully_convolutional(model) if whole else lambda x: model(x, training=False)
+        return scores.log_softmax_of(logits)
+
+    return Member(place, step, recipe, member, strategy, predict)
 
 
 def _export(config: Config, place: str, source: pipelines.Source) -> Member:
     """Load an export, which takes images of its own size and normalises them itself."""
-    if config.views in scores.WHOLE:
-        raise InputError(
-            f"--views={config.views} takes images of any size, {place} takes one: give runs, or "
-            "--views=center, ten_crop or multi_crop."
-        )
+    for view in config.views:
+        if view in scores.WHOLE:
+            raise InputError(
+                f"--views={view} takes images of any size, {place} takes one: give runs, or "
+                "--views=center, ten_crop or multi_crop."
+            )
     if config.batchnorm_statistics == "true_average":
         raise InputError(
             f"{place} is an export, whose statistics are fixed: give --batchnorm_statistics to its "
@@ -204,7 +218,7 @@ def _export(config: Config, place: str, source: pipelines.Source) -> Member:
     own = export.recipe or config.recipe
     member = dataclasses.replace(config, image_size=export.size, recipe=own)
     recipe = member.make_recipe()
-    if recipe.crop == "padded" and config.views == "ten_crop":
+    if recipe.crop == "padded" and "ten_crop" in config.views:
         raise InputError(
             f"--views=ten_crop pads images with what the recipe {recipe.name} subtracts, which "
             f"{place} does by itself: give runs, or --views=center."
@@ -212,28 +226,29 @@ def _export(config: Config, place: str, source: pipelines.Source) -> Member:
     raw = dataclasses.replace(
         recipe, subtract="channel_mean", channel_mean=(0.0, 0.0, 0.0), divide_by_std=False
     )
-    return Member(place, None, raw, member, tf.distribute.get_strategy(), export.predict)
+    strategy = tf.distribute.get_strategy()
+    return Member(place, None, raw, member, strategy, lambda view: export.predict)
 
 
 def _score(
     member: Member, source: pipelines.Source, split: str, on_bad: Callable[[str], None]
 ) -> scores.Scores:
-    """Return the answers of one network: the mean over the passes of its views."""
+    """Return the answers of one network: the mean over its views, each over its passes."""
     config, recipe, strategy = member.config, member.recipe, member.strategy
-    score = scores.make_score(member.predict, strategy, len(source.class_names))
-    views = scores.view_functions(config.views, recipe, config.evaluation_scales(recipe))
 
-    def passes() -> Iterable[scores.Scores]:
-        for number, view in enumerate(views, start=1):
+    def passes(view: str) -> Iterable[scores.Scores]:
+        score = scores.make_score(member.predict(view), strategy, len(source.class_names))
+        functions = scores.view_functions(view, recipe, config.evaluation_scales(view, recipe))
+        for number, function in enumerate(functions, start=1):
             batches, count = view_batches(
-                source, recipe, strategy, split=split, view=view,
+                source, recipe, strategy, split=split, view=function,
                 batch_size=config.evaluation_batch_size,
                 max_bad_fraction=config.max_bad_fraction, on_bad=on_bad,
             )  # fmt: skip
-            doing = "evaluating" if len(views) == 1 else f"evaluating {number} of {len(views)}"
-            yield score(batches, count, source.sizes[split], doing)
+            several = f" {number} of {len(functions)}" if len(functions) > 1 else ""
+            yield score(batches, count, source.sizes[split], f"evaluating {view}{several}")
 
-    return scores.mean(passes())
+    return scores.mean(scores.mean(passes(view)) for view in config.views)
 
 
 def view_batches(
@@ -291,7 +306,7 @@ def _description(member: Member) -> dict[str, Any]:
         **run,
         "recipe": recipe.name,
         "image_size": recipe.image_size,
-        "scales": list(config.evaluation_scales(recipe)),
+        "scales": {view: list(config.evaluation_scales(view, recipe)) for view in config.views},
     }
 
 

@@ -9,6 +9,7 @@ import pipelines
 from resnet_keras.command_line import parse
 from resnet_keras.config import manual
 from resnet_keras.errors import InputError
+from resnet_keras.reproduce import reproduce
 from resnet_keras.startup import quiet
 from resnet_keras.validation import check_places
 from resnet_keras.version import __version__
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"resnet_keras: {error}", file=sys.stderr)
         return BAD_INPUT
     try:
+        if config.mode == "reproduce":  # its steps are processes, and load what they need
+            return reproduce(config)
         # On CPUs without AVX-512, TensorFlow leaves its faster convolutions off unless asked.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
         with quiet():

@@ -220,7 +220,7 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
             f"{config.train_steps:,} of {config.batch_size} images, on {_devices(strategy)}"
             f"{precision}, in {run}"
             if todo
-            else f"{run} is finished: evaluating and exporting it again.",
+            else f"{run} is finished: evaluating it again.",
             flush=True,
         )
     log = Log(
@@ -278,9 +278,10 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
         profiler.close()
     if cluster.is_chief:
         print(jobs.errors(source, metrics))
-        # From the checkpoint: what is exported is what the run's directory holds.
-        exported, _ = jobs.export_newest(config, source, recipe)
-        print(jobs.where(exported))
+        if config.export:
+            # From the checkpoint: what is exported is what the run's directory holds.
+            exported, _ = jobs.export_newest(config, source, recipe)
+            print(jobs.where(exported))
     every_workers(strategy, 0.0)  # none leaves before the chief is done
     return DONE
 

@@ -1,15 +1,17 @@
 """Refuse what cannot work, in one sentence, before anything is loaded or written."""
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pipelines
-from resnet_keras.config import PICTURE_SUFFIXES, Config
+from resnet_keras.config import PICTURE_SUFFIXES, VIEWS, Config
 from resnet_keras.errors import InputError
 from resnet_keras.models import complexity
 from resnet_keras.models.architectures import ResNetSpec, architecture
+from resnet_keras.reporting.experiments import EXPERIMENTS
 from resnet_keras.serving import places
 from resnet_keras.training.runs import CHECKPOINT, is_run
 
@@ -17,9 +19,10 @@ from resnet_keras.training.runs import CHECKPOINT, is_run
 def validate_value(field: dataclasses.Field, value: Any) -> None:
     """Refuse a value of one flag that its field does not allow (InputError)."""
     choices, low = field.metadata["choices"], field.metadata["low"]
-    if choices and value not in choices:
-        allowed = ", ".join(choice for choice in choices if choice)
-        raise InputError(f"--{field.name}={value} is not one of: {allowed}.")
+    for entry in value if isinstance(value, tuple) else (value,):
+        if choices and entry not in choices:
+            allowed = ", ".join(choice for choice in choices if choice)
+            raise InputError(f"--{field.name}={entry} is not one of: {allowed}.")
     if low is not None and not low <= value < float("inf"):
         raise InputError(f"--{field.name}={value} is out of range: give {low} or more.")
 
@@ -89,28 +92,38 @@ def validate(config: Config) -> None:
 
 def _validate_views(config: Config, recipe: pipelines.Recipe) -> None:
     """Refuse views that a recipe or a network cannot give."""
-    views, scales = config.views, config.evaluation_scales(recipe)
-    if config.scales and views not in ("multi_scale", "multi_crop"):
+    if not config.views or len(set(config.views)) < len(config.views):
         raise InputError(
-            f"--scales={_listed(config.scales)} has no place in --views={views}: leave it out, or "
-            "give --views=multi_scale or multi_crop."
+            f"--views={_listed(config.views)}: give one or several, each once, of: "
+            f"{', '.join(VIEWS)}."
         )
-    if views == "multi_crop" and recipe.crop == "padded":
+    if config.scales and not {"multi_scale", "multi_crop"} & set(config.views):
+        raise InputError(
+            f"--scales={_listed(config.scales)} has no place in --views={_listed(config.views)}: "
+            "leave it out, or give --views=multi_scale or multi_crop."
+        )
+    for view in config.views:
+        _validate_view(view, config, recipe)
+
+
+def _validate_view(view: str, config: Config, recipe: pipelines.Recipe) -> None:
+    scales = config.evaluation_scales(view, recipe)
+    if view == "multi_crop" and recipe.crop == "padded":
         raise InputError(
             f"--views=multi_crop has no room in the recipe {recipe.name}, whose crops are as large "
             "as its images: give another of --views."
         )
     if not scales:
         raise InputError(
-            f"--views={views} has no scales in the recipe {recipe.name}: give --scales."
+            f"--views={view} has no scales in the recipe {recipe.name}: give --scales."
         )
     spec = architecture(config.model)
-    whole = views in ("dense", "multi_scale") and isinstance(spec, ResNetSpec)
+    whole = view in ("dense", "multi_scale") and isinstance(spec, ResNetSpec)
     low = spec.min_size if whole else recipe.image_size
     if min(scales) < low:
         raise InputError(
             f"--scales={_listed(scales)}: {config.model} needs sides of at least {low} pixels with "
-            f"--views={views}."
+            f"--views={view}."
         )
 
 
@@ -129,6 +142,30 @@ def check_weights_alone(config: Config) -> None:
             raise InputError(
                 f"--init_weights={config.init_weights} has no place beside --{name}={value}, "
                 "which is for runs: give one of the two."
+            )
+
+
+# All that --mode=reproduce takes: the rest is its configurations' or --train_flags'.
+_OF_REPRODUCTION = ("mode", "experiment", "train_flags", "dry_run", "run_dir", "data_dir")
+
+
+def check_reproduction(config: Config) -> None:
+    """Refuse --mode=reproduce without what to reproduce, or with flags that it would not heed."""
+    if not config.experiment:
+        raise InputError(f"--mode=reproduce needs --experiment: one of {', '.join(EXPERIMENTS)}.")
+    try:
+        shlex.split(config.train_flags)
+    except ValueError as error:
+        raise InputError(
+            f"--train_flags={config.train_flags}: {str(error).lower()}; write "
+            "--train_flags='--flag=value --flag=value'."
+        ) from None
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name not in _OF_REPRODUCTION and value != field.default:
+            raise InputError(
+                f"--{field.name}={value} has no place in --mode=reproduce: put it into "
+                "--train_flags, which all of its trainings take."
             )
 
 

@@ -101,6 +101,20 @@ def test_ten_crop_goes_into_the_runs_directory(place, told):
     assert re.search(r"^7 +36 ", output, re.MULTILINE)  # the table of classes
 
 
+def test_several_views_are_averaged(place, told):
+    """As VGG's Table 5 does with multi-crop and dense testing."""
+    for views in ("center", "dense", "center,dense"):
+        told("--run_dir=a", f"--views={views}")
+    folder = place / "a/evaluation"
+    one, other, both = (
+        _predictions(folder / f"test_{name}")["probabilities"]
+        for name in ("center", "dense", "center+dense")
+    )
+    assert np.abs(one - other).max() > 1e-2
+    np.testing.assert_allclose(both, (one + other) / 2, atol=1e-5)
+    assert _metrics(folder / "test_center+dense")["views"] == "center+dense"
+
+
 def test_an_ensemble_averages_the_probabilities_of_runs_and_exports(place, told):
     for run in ("a", "b"):
         told(f"--run_dir={run}", f"--output_dir=single_{run}")

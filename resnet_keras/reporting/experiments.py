@@ -43,8 +43,13 @@ class Experiment:
 
 def configuration(run: str) -> tuple[str, int | None]:
     """Return the name of a run's configuration, and the seed where the run's name gives one."""
-    name, seed = re.fullmatch(r"(.+?)(?:_seed(\d+))?", run).groups()
-    return name, None if seed is None else int(seed)
+    name, _, seed = run.rpartition("_seed")
+    return (name, int(seed)) if name and seed.isdecimal() else (run, None)
+
+
+def result_name(experiment: str, row: Row) -> str:
+    """Return the name of the folder with the result of an ensemble, beside those of the runs."""
+    return f"{experiment}_{re.sub('[^a-z0-9]+', '_', row.name.lower()).strip('_')}"
 
 
 def _rows(views: str, runs: dict[str, str]) -> tuple[Row, ...]:
