@@ -38,6 +38,7 @@ BACKWARD = 2  # gradients of inputs and of weights cost as much as the forward p
 ASPECT = 4 / 3  # of a photograph, where whole images are tested
 # NVIDIA/DeepLearningExamples, ResNet-50 v1.5 in TensorFlow, 8 V100 of a DGX-1, float32 with XLA:
 # 3,170 images/s; 4.09e9 multiply-adds forward.
+LARGE = 128  # pixels
 GPUS, GPU_RATE = "8 V100 GPUs", 3_170 * (1 + BACKWARD) * 4.09e9
 
 
@@ -68,7 +69,9 @@ def reproduce(config: Config) -> int:
     for run in _runs(experiment) if not config.dry_run else ():
         # All of them before any is run: what is wrong with the last must not cost the others.
         command_line.parse(_train_arguments(run, config))
-    print(f"{experiment.title}\n\n{_estimate(steps, _rate(root))}")
+    first = command_line.read(_train_arguments(_runs(experiment)[0], config))
+    large = first.make_recipe().image_size >= LARGE
+    print(f"{experiment.title}\n\n{_estimate(steps, _rate(root), large=large)}")
     print()
     for step in steps:
         command = ["-m", "resnet_keras.main", *step.arguments]
@@ -268,7 +271,8 @@ def _measured(root: Path) -> Iterator[float]:
             yield cost * statistics.median(speeds)
 
 
-def _estimate(steps: list[Step], measured: tuple[float, str]) -> str:
+def _estimate(steps: list[Step], measured: tuple[float, str], *, large: bool) -> str:
+    """Return the table of steps and what is to do; on GPUs for images that keep them busy."""
     rate, how = measured
     todo, cells = 0.0, []
     for step in steps:
@@ -289,11 +293,13 @@ def _estimate(steps: list[Step], measured: tuple[float, str]) -> str:
         )
         todo += 0 if step.done else cost
     header = ["step", "images", "multiply-adds", "images/s", "hours here", ""]
-    return (
-        table(header, cells)
-        + f"\n\nTo do: {todo:.1e} multiply-adds: {_hours(todo / rate)} hours here at {rate:.1e} a "
-        f"second ({how}),\nabout {_hours(todo / GPU_RATE)} hours on {GPUS} in float32."
+    told = (
+        f"To do: {todo:.1e} multiply-adds: {_hours(todo / rate)} hours here at {rate:.1e} a second "
+        f"({how})"
     )
+    if large:
+        told += f",\nabout {_hours(todo / GPU_RATE)} hours on {GPUS} in float32"
+    return f"{table(header, cells)}\n\n{told}."
 
 
 def _hours(seconds: float) -> str:
