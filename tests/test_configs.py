@@ -126,6 +126,5 @@ def test_the_cost_is_arithmetic(file, monkeypatch):
     (row,) = [line for line in listed.splitlines() if line.startswith(f"| {file.stem} |")]
     # NVIDIA/DeepLearningExamples: 3,170 images/s of ResNet-50 (4.09e9) on 8 V100 in float32.
     hours = float(f"{cost:.1e}") / (3_170 * 3 * 4.09e9) / 3600
-    assert row.endswith(
-        f" {cost:.1e} multiply-adds | {hours:{',.0f' if hours >= 10 else '.2g'}} h |"
-    )
+    told = f" {hours:{',.0f' if hours >= 10 else '.2g'}} h" * (parsed.dataset == "imagenet2012")
+    assert row.endswith(f" {cost:.1e} multiply-adds |{told} |")
