@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         return OTHER
     except KeyboardInterrupt:
         print("resnet_keras: interrupted.", file=sys.stderr)
-        return RESUMABLE if config.mode == "train" else OTHER
+        return RESUMABLE if config.mode in ("train", "reproduce") else OTHER
 
 
 def console() -> None:

@@ -31,7 +31,7 @@ from resnet_keras.reporting.experiments import (
 from resnet_keras.reporting.tables import table
 from resnet_keras.training.runs import CONFIG, EVALUATION, LOG, RESPONSES
 
-DONE, OTHER, RESUMABLE = 0, 1, 75
+DONE, OTHER = 0, 1
 CONFIGS = Path(__file__).parent.parent / "configs"
 REPORTS = "reports"  # folder within --run_dir
 BACKWARD = 2  # gradients of inputs and of weights cost as much as the forward pass each

@@ -2,11 +2,14 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import ROOT
+from processes import last_step, running, saved_step
 
 from resnet_keras import reproduce
 from resnet_keras.main import main
@@ -100,6 +103,31 @@ def test_the_exit_code_of_a_step_is_passed_on(told, tmp_path, monkeypatch):
     code, _, complaint = told("--experiment=table6", f"--train_flags={TINY}")
     assert code == 2
     assert "train quickstart ended with exit code 2" in complaint
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_reaches_the_training_once_and_it_resumes(tmp_path, name):
+    flags = "--dataset=digits --classes= --recipe=digits --model=cifar_resnet8 --train_steps={}"
+    arguments = ["--mode=reproduce", "--experiment=lab_vgg16"]
+    run = tmp_path / "runs/lab_vgg16"
+    long = f"--train_flags={flags.format(50_000)} --export=false"
+    with running([*arguments, long], tmp_path) as (process,):
+        while last_step(run) < 59:  # the first line of the log
+            assert process.popen.poll() is None, process.complaints
+            time.sleep(0.01)
+        process.popen.send_signal(getattr(signal, name))
+        assert process.wait() == 75
+        stopped, told = process.complaints
+        assert re.search(rf"Stopped by SIGINT after step {saved_step(run)}\b", stopped)
+        assert "train lab_vgg16 ended with exit code 75" in told
+    short = f"--train_flags={flags.format(saved_step(run) + 2)} --export=false"
+    with running([*arguments, short], tmp_path) as (process,):
+        assert process.wait() == 0, process.complaints
+        assert (
+            f"Resuming cifar_resnet8 on digits (1,437 images): steps {saved_step(run) - 2:,} "
+            in (process.output)
+        )
 
 
 @pytest.mark.parametrize(
