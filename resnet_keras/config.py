@@ -22,10 +22,10 @@ from resnet_keras.reporting.experiments import EXPERIMENTS
 
 MODES = (
     *("train", "evaluate", "responses", "export", "predict", "summary", "prepare", "data_worker"),
-    "reproduce",
+    *("reproduce", "report"),
 )
 PRECISIONS = ("float32", "bfloat16", "float16", "auto")
-FORMATS = ("jsonl", "ilsvrc")
+FORMATS = ("jsonl", "ilsvrc", "readme")
 PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
 LR_SCHEDULES = ("piecewise", "plateau", "cosine")
 VIEWS = ("center", "ten_crop", "dense", "multi_scale", "multi_crop")
@@ -45,8 +45,9 @@ class Config:
         "train",
         "train (then evaluate and export), evaluate or export a run, measure its layers' responses "
         "(Fig. 7), predict with an export, "
-        "print a network's summary, prepare a data set as TFRecord files, serve as data worker, or "
-        "reproduce a table or figure of the papers",
+        "print a network's summary, prepare a data set as TFRecord files, serve as data worker, "
+        "reproduce a table or figure of the papers, or report what runs measured beside what was "
+        "published",
         choices=MODES,
     )
     # Network
@@ -178,7 +179,9 @@ class Config:
         "in the run", choices=("moving_average", "true_average"),
     )  # fmt: skip
     runs: tuple[str, ...] = _flag(
-        (), "with --mode=responses: run directories to compare; '' is --run_dir alone"
+        (),
+        "with --mode=responses: run directories to compare; '' is --run_dir alone; with "
+        "report: patterns of runs, '' is runs/*",
     )
     # Reproduction
     experiment: str = _flag(
@@ -194,7 +197,7 @@ class Config:
     # Data sets and data workers
     output_dir: str = _flag(
         "", "with --mode=prepare: where the data set goes, a --data_dir; with evaluate and "
-        "responses: where the result goes, '' is in the run's directory"
+        "responses: where the result goes, '' is in the run's directory; with report: '' is report"
     )  # fmt: skip
     output_name: str = _flag("", "with --mode=prepare: its name, from then on a --dataset")
     data_service: str = _flag("", "grpc://HOST:PORT of a dispatcher whose workers read the data")
@@ -213,7 +216,8 @@ class Config:
     output: str = _flag("", "with --mode=predict: file for the answers, in place of the table")
     format: str = _flag(
         "jsonl", "of --output: a JSON object a line, or ilsvrc, the test server's file: five class "
-        "numbers a line, by file name", choices=FORMATS,
+        "numbers a line, by file name; with --mode=report: readme, the README's table of the "
+        "committed runs, in place of pages", choices=FORMATS,
     )  # fmt: skip
     ilsvrc_ids: str = _flag(
         "", "with --format=ilsvrc: the development kit's meta.mat or map_clsloc.txt, which number "
@@ -311,6 +315,7 @@ resnet_keras: Deep Residual Learning for Image Recognition, reproduced.
   python -m resnet_keras.main --flagfile=configs/r152.flags --data_dir=DIR
   python -m resnet_keras.main --mode=summary --model=vgg_e,plain34,resnet34,resnet152
   python -m resnet_keras.main --mode=reproduce --experiment=table6 --dry_run
+  python -m resnet_keras.main --mode=report --runs='runs/*'
 """
 _FOOTER = """
   --flagfile=FILE    read flags from a file; those after it on the line win

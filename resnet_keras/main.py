@@ -34,6 +34,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if config.mode == "reproduce":  # its steps are processes, and load what they need
             return reproduce(config)
+        if config.mode == "report":
+            from resnet_keras import report_job
+
+            return report_job.make(config)
         # On CPUs without AVX-512, TensorFlow leaves its faster convolutions off unless asked.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
         with quiet():

@@ -155,7 +155,7 @@ def _training(run: str, train: Config, config: Config) -> Step:
         f"train {run}",
         _train_arguments(run, config),
         images,
-        (1 + BACKWARD) * _forward(train) * images,
+        training_cost(train),
         # The last record is the evaluation after the last step.
         done=last.get("kind") in ("test", "validation") and last["step"] >= train.train_steps,
     )
@@ -193,6 +193,11 @@ def _responses(run: str, trainings: dict[str, Config], config: Config) -> Step:
         None if images is None else images * _forward(train),
         done=Path(config.run_dir, run, RESPONSES, "responses.csv").is_file(),
     )
+
+
+def training_cost(config: Config) -> int:
+    """Return the multiply-adds of a whole training."""
+    return (1 + BACKWARD) * _forward(config) * config.train_steps * config.batch_size
 
 
 def _forward(config: Config) -> int:

@@ -65,6 +65,11 @@ def validate(config: Config) -> None:
     # Without either, prepare computes the statistics of a data set that is prepared already.
     if missing and (config.mode == "predict" or len(missing) == 1):
         raise InputError(f"--mode={config.mode} needs --{missing[0]}: {_help(missing[0])}.")
+    if config.format == "readme" and (config.mode != "report" or config.runs or config.output_dir):
+        raise InputError(
+            "--format=readme is for --mode=report alone, without --runs and --output_dir: it puts "
+            "the runs of saved_models/ into the README."
+        )
     if config.format == "ilsvrc" and not config.output:
         raise InputError("--format=ilsvrc needs --output: name the file that it goes to.")
     if config.grid and Path(config.grid).suffix.lower() not in PICTURE_SUFFIXES:
@@ -187,13 +192,13 @@ def check_places(config: Config) -> None:
             raise InputError(
                 f"--ensemble: {member} is neither a run's directory nor a SavedModel's: name one."
             )
-    if config.mode in ("evaluate", "responses") and config.output_dir:
+    if config.mode in ("evaluate", "responses", "report") and config.output_dir:
         places.check_writable(Path(config.output_dir), "output_dir")
     # A run that is resumed has its own weights.
     resumes = config.mode == "train" and (Path(config.run_dir) / CHECKPOINT).is_file()
     if config.mode in ("train", "evaluate", "export") and (config.restart or not resumes):
         places.check_weights(config.init_weights)
-    if config.mode in ("train", "export"):
+    if config.mode == "export" or (config.mode == "train" and config.export):
         places.check_writable(Path(config.export_dir), "export_dir")
     if config.mode == "train":
         places.check_writable(Path(config.run_dir), "run_dir")

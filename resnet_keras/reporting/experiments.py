@@ -112,7 +112,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         "ResNet paper, Table 2: plain and residual nets of 18 and 34 layers",
         "resnet_table2",
         _rows("ten_crop", _TABLE2),
-        ("curves",),
     ),
     "table3": Experiment(
         "ResNet paper, Table 3: shortcuts A, B, C and deeper nets",

@@ -1,0 +1,91 @@
+"""The README's table of results, from the committed runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from resnet_keras.errors import InputError
+from resnet_keras.reporting import results
+from resnet_keras.reporting.document import Cell, Inline, Link, Table
+from resnet_keras.reporting.experiments import EXPERIMENTS
+from resnet_keras.reporting.markdown import table
+from resnet_keras.reporting.report import HASH, not_run_table
+from resnet_keras.reporting.results import NOT_RUN, Line, Plan
+from resnet_keras.reporting.run_files import LOG, METRICS, Evaluation, Run, fingerprint
+
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+
+
+def part(
+    runs: Sequence[Run],
+    evaluations: Mapping[str, Evaluation],
+    plans: Mapping[str, Plan],
+    root: Path,
+) -> str:
+    """Return what stands between the marks.
+
+    Args:
+        runs: each of another name, within ``root``.
+        evaluations: of ensembles, by their folders' names.
+        plans: by configuration.
+        root: the README's folder, which links start from.
+    """
+    rows: list[list[Cell]] = []
+    left = []
+    for name in EXPERIMENTS:
+        lines = results.lines(name, runs, evaluations, plans)
+        made = [line for line in lines if line.standing.status != NOT_RUN]
+        rows += [_row(line, root) for line in made]
+        if not made:
+            left.append(name)
+        elif len(made) < len(lines):
+            rest = [line for line in lines if line not in made]
+            rows += [_row(line, root) for line in rest]
+    header = ["experiment", "row", "published", "measured", "difference", "status", "log"]
+    parts = (
+        [table(Table(header, rows, frozenset({2, 3, 4})))] if rows else ["No run is committed yet."]
+    )
+    if left:
+        parts += ["Not run:", table(not_run_table(left, plans))]
+    return "\n\n".join(parts)
+
+
+def replaced(text: str, found: str, file: Path) -> str:
+    """Return a README with its table replaced.
+
+    Raises:
+        InputError: where the marks are missing.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise InputError(
+            f"{file} has no lines {BEGIN!r} and {END!r}: put them where the table goes."
+        )
+    return f"{before}{BEGIN}\n{found}\n{END}{after}"
+
+
+def _row(line: Line, root: Path) -> list[Cell]:
+    measured = results.figure(line.values, line.quantity)
+    return [
+        line.experiment,
+        f"{line.row.name}, {line.quantity}",
+        line.published or "—",
+        f"{measured}, n = {len(line.values)}" if len(line.values) > 1 else measured,
+        "—" if line.difference is None else f"{line.difference:+.2f}",
+        str(line.standing),
+        _logs(line, root),
+    ]
+
+
+def _logs(line: Line, root: Path) -> Cell:
+    """Return links to what the numbers come from, each with the head of its fingerprint."""
+    places = [run.place for run in line.runs]
+    if line.place and line.place not in places:
+        places.insert(0, line.place)
+    parts: list[Inline] = []
+    for place in places:
+        file = place / (LOG if (place / LOG).is_file() else METRICS)
+        parts += [" ", Link(fingerprint(place)[:HASH], file.relative_to(root).as_posix())]
+    return tuple(parts[1:])

@@ -1,0 +1,373 @@
+"""Measured beside published: the rows of an experiment's table, and what each rests on.
+
+Standard library only. What was asked for comes in as plans, one a configuration.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resnet_keras.errors import InputError
+from resnet_keras.reporting import learning
+from resnet_keras.reporting.experiments import (
+    EXPERIMENTS,
+    STARTS_FROM,
+    Row,
+    configuration,
+    result_name,
+)
+from resnet_keras.reporting.paper import TABLES, TOP1, TOP5
+from resnet_keras.reporting.run_files import TESTED, Evaluation, Run, responses_of
+
+MEASURED, SMOKE, UNFINISHED, NOT_RUN = "measured", "smoke only", "unfinished", "not run"
+UNKNOWN = "no configuration to compare with"
+TRAINING, TEST, RESPONSE = "training error (%)", "test error (%)", "mean response (std)"
+# Columns of published tables that runs answer, and those of figures, which publish no numbers.
+QUANTITIES = {
+    TOP1: lambda found: found["top1"],
+    TOP5: lambda found: found["top5"],
+    "error (%)": lambda found: found["top1"],
+    TEST: lambda found: found["top1"],
+    TRAINING: lambda found: found["training"],
+    "test accuracy (%)": lambda found: None if found["top1"] is None else 100 - found["top1"],
+    "training accuracy (%)": lambda found: (
+        None if found["training"] is None else 100 - found["training"]
+    ),
+    RESPONSE: lambda found: found["response"],
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Hold what a configuration asks for.
+
+    flags: JSON-able, all of them. free: those that decide nothing of a result. training_images,
+    test_images: of its data set, 0 where it is not known. scales: of each view, JSON-able.
+    multiply_adds: of the whole training.
+    """
+
+    flags: Mapping[str, Any]
+    free: frozenset[str]
+    training_images: int
+    test_images: int
+    scales: Mapping[str, Sequence[int]]
+    multiply_adds: float
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Tell what a number is worth: status, reasons for it, and named deviations."""
+
+    status: str
+    reasons: tuple[str, ...] = ()
+    deviations: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        told = self.status + (": " if self.reasons else "") + ", ".join(self.reasons)
+        return told + (f"; deviations: {', '.join(self.deviations)}" if self.deviations else "")
+
+
+@dataclass(frozen=True)
+class Line:
+    """Hold one line of a table: a row's quantity, of one run or of several seeds together.
+
+    published: as text, "" where there is none. values: one a run; empty where nothing is measured.
+    """
+
+    experiment: str
+    row: Row
+    quantity: str
+    published: str
+    difference: float | None
+    values: tuple[float, ...]
+    standing: Standing
+    runs: tuple[Run, ...]
+    place: Path | None  # of the run or result that the first value is of
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Hold what is known of a row from one run, or from one result of several."""
+
+    standing: Standing
+    values: dict[str, float | None]
+    runs: tuple[Run, ...]
+    place: Path
+
+
+def judge(run: Run, plan: Plan | None) -> Standing:
+    """Tell whether a run is what its configuration asks for."""
+    asked = run.flags["train_steps"]
+    over = run.step >= asked
+    if plan is None:
+        return Standing(UNKNOWN if over else UNFINISHED, () if over else (_at(run.step, asked),))
+    reasons, deviations = [], []
+    name, seed = configuration(run.name)
+    wanted = dict(plan.flags) | ({} if seed is None else {"seed": seed})
+    for flag in ("dataset", "classes"):
+        if run.flags.get(flag, wanted[flag]) != wanted[flag]:
+            reasons.append(f"on {_told(flag, run.flags[flag], wanted[flag])}")
+    images = plan.training_images - run.flags.get("validation_images", 0)
+    found = run.data.get("training_images", 0)
+    if not reasons and plan.training_images and found < images:
+        reasons.append(f"{found:,} of {images:,} training images")
+    if asked < wanted["train_steps"]:
+        reasons.append(f"{asked:,} of {wanted['train_steps']:,} steps")
+    if asked > wanted["train_steps"]:
+        deviations.append(_told("train_steps", asked, wanted["train_steps"]))
+    start = Path(run.flags.get("init_from", "")).name
+    if configuration(start)[0] != STARTS_FROM.get(name, "") if start else name in STARTS_FROM:
+        deviations.append(_told("init_from", start, STARTS_FROM.get(name, "")))
+    apart = {"dataset", "classes", "train_steps", "init_from", *plan.free}
+    deviations += [
+        _told(flag, run.flags[flag], value)
+        for flag, value in wanted.items()
+        if flag not in apart and run.flags.get(flag, value) != value
+    ]
+    if not over:
+        return Standing(UNFINISHED, (_at(run.step, asked), *reasons), tuple(deviations))
+    return Standing(SMOKE if reasons else MEASURED, tuple(reasons), tuple(deviations))
+
+
+def lines(
+    experiment: str,
+    runs: Sequence[Run],
+    results: Mapping[str, Evaluation],
+    plans: Mapping[str, Plan],
+) -> list[Line]:
+    """Return the lines of an experiment's table, those of rows that were not run among them.
+
+    Args:
+        experiment: of ``EXPERIMENTS``.
+        runs: each of another name.
+        results: of ensembles, by their folders' names.
+        plans: by configuration.
+    """
+    found = []
+    for row in EXPERIMENTS[experiment].rows:
+        groups = _groups(_entries(experiment, row, runs, results, plans))
+        # Several seeds of the same standing are one line; whatever differs has its own.
+        for standing, group in groups or [(Standing(NOT_RUN, _costs(row, plans)), [])]:
+            asked = quantities(experiment)
+            if not group and EXPERIMENTS[experiment].table is None:
+                del asked[1:]  # there is nothing to say of either
+            for quantity in asked:
+                values = [entry.values[quantity] for entry in group]
+                numbers = tuple(value for value in values if value is not None)
+                number, told = published(experiment, row, quantity)
+                compared = number is not None and numbers and standing.status == MEASURED
+                difference = statistics.mean(numbers) - number if compared else None  # type: ignore
+                found.append(
+                    Line(
+                        experiment, row, quantity, told, difference, numbers, standing,
+                        tuple(run for entry in group for run in entry.runs),
+                        group[0].place if group else None,
+                    )
+                )  # fmt: skip
+    return found
+
+
+def quantities(experiment: str) -> list[str]:
+    """Return what is measured of an experiment's rows: columns of its table, or a figure's."""
+    described = EXPERIMENTS[experiment]
+    if "responses" in described.figures:
+        return [RESPONSE]
+    if described.table is None:
+        return [TRAINING, TEST]
+    return [column for column in TABLES[described.table].columns if column in QUANTITIES]
+
+
+def figure(values: Sequence[float], quantity: str) -> str:
+    """Return a measured value as text: of several runs mean, sample deviation, and each."""
+    digits = 3 if quantity == RESPONSE else 2
+    if not values:
+        return "—"
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
+    each = ", ".join(f"{value:.{digits}f}" for value in values)
+    spread = statistics.stdev(values)
+    return f"{statistics.mean(values):.{digits}f} ± {spread:.{digits}f} ({each})"
+
+
+def runs_of(experiment: str, runs: Sequence[Run]) -> list[tuple[Row, Run]]:
+    """Return the runs that belong to an experiment's rows, each with the first such row."""
+    found: dict[str, tuple[Row, Run]] = {}
+    for row in EXPERIMENTS[experiment].rows:
+        for run in runs:
+            if run.name in row.runs or configuration(run.name)[0] in row.runs:
+                found.setdefault(run.name, (row, run))
+    return list(found.values())
+
+
+def multiply_adds(rows: Sequence[Row], plans: Mapping[str, Plan]) -> float | None:
+    """Return what it costs to train all runs of some rows; None where that is not known."""
+    names = sorted({run for row in rows for run in row.runs})
+    found = [plan for name in names if (plan := plans.get(configuration(name)[0]))]
+    return sum(plan.multiply_adds for plan in found) if len(found) == len(names) else None
+
+
+def _costs(row: Row, plans: Mapping[str, Plan]) -> tuple[str, ...]:
+    cost = multiply_adds([row], plans)
+    return () if cost is None else (f"{cost:.1e} multiply-adds",)
+
+
+def _entries(
+    experiment: str,
+    row: Row,
+    runs: Sequence[Run],
+    results: Mapping[str, Evaluation],
+    plans: Mapping[str, Plan],
+) -> list[_Found]:
+    if len(row.runs) > 1:
+        result = results.get(result_name(experiment, row))
+        return [_together(row, result, runs, plans)] if result else []
+    (name,) = row.runs
+    views = "+".join(row.views)
+    responses = responses_of(runs)
+    found = []
+    for run in runs:
+        if configuration(run.name)[0] != name:
+            continue
+        plan = plans.get(name)
+        standing, trained = judge(run, plan), learning.training_error(run)
+        metrics, member = _evaluated(run, views)
+        if member and member["step"] < run.step:
+            standing = _worse(standing, UNFINISHED, (f"evaluated at step {member['step']:,}",))
+        standing = _deviating(standing, member, plan, row)
+        stds = responses.get(run.name)
+        values = _values(metrics) | {
+            "training": None if trained is None else 100 * trained[0],
+            "response": statistics.mean(stds) if stds else None,
+        }
+        shown = {quantity: get(values) for quantity, get in QUANTITIES.items()}
+        missing = [q for q in quantities(experiment) if shown[q] is None]
+        if standing.status != UNFINISHED and missing:
+            what = (
+                "no layer responses"
+                if missing == [RESPONSE]
+                else f"no --views={','.join(row.views)}"
+            )
+            standing = _worse(standing, UNFINISHED, (what,))
+        if metrics and plan and 0 < metrics["images"] < plan.test_images:
+            told = f"{metrics['images']:,} of {plan.test_images:,} test images"
+            if standing.status == MEASURED and not run.flags.get("validation_images"):
+                standing = _worse(standing, SMOKE, (told,))
+        found.append(_Found(standing, shown, (run,), run.place))
+    return found
+
+
+def _evaluated(run: Run, views: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the metrics of a run under views, and what was evaluated; empty without any."""
+    for split in TESTED:
+        if f"{split}_{views}" in run.evaluations:
+            metrics = run.evaluations[f"{split}_{views}"].metrics
+            return metrics, metrics["members"][0]
+    tests = run.of_kind(*TESTED)
+    if views == "center" and tests:
+        return tests[-1], {"step": tests[-1]["step"]}
+    return {}, {}
+
+
+def _together(
+    row: Row, result: Evaluation, runs: Sequence[Run], plans: Mapping[str, Plan]
+) -> _Found:
+    """Return the result of several runs, whose standing is that of the worst run."""
+    metrics, by_name = result.metrics, {run.name: run for run in runs}
+    members = {Path(member["place"]).name: member for member in metrics["members"]}
+    reasons, deviations, statuses = [], [], {MEASURED}
+    if set(members) != set(row.runs) or metrics["views"] != "+".join(row.views):
+        statuses.add(SMOKE)
+        reasons.append(f"{metrics['views']} of {', '.join(sorted(members))}")
+    for name, member in sorted(members.items()):
+        run = by_name.get(name)
+        if run is None:
+            statuses.add(UNKNOWN)
+            reasons.append(f"{name} is not among the runs")
+            continue
+        plan = plans.get(configuration(name)[0])
+        standing = judge(run, plan)
+        if member.get("step", run.step) < run.step:
+            standing = _worse(standing, UNFINISHED, (f"evaluated at step {member['step']:,}",))
+        standing = _deviating(standing, member, plan, row)
+        statuses.add(standing.status)
+        reasons += [f"{name} {reason}" for reason in standing.reasons]
+        deviations += [f"{name} {deviation}" for deviation in standing.deviations]
+    status = next(s for s in (UNFINISHED, SMOKE, UNKNOWN, MEASURED) if s in statuses)
+    values = _values(metrics) | {"training": None, "response": None}
+    found = {quantity: get(values) for quantity, get in QUANTITIES.items()}
+    used = tuple(by_name[name] for name in sorted(members) if name in by_name)
+    standing = Standing(status, tuple(reasons), tuple(deviations))
+    return _Found(standing, found, used, result.file.parent)
+
+
+def _values(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    shares = {"top1": metrics.get("top1_error"), "top5": metrics.get("top5_error")}
+    return {name: None if share is None else 100 * share for name, share in shares.items()}
+
+
+def _groups(entries: Sequence[_Found]) -> list[tuple[Standing, list[_Found]]]:
+    groups: dict[Standing, list[_Found]] = {}
+    for entry in entries:
+        groups.setdefault(entry.standing, []).append(entry)
+    for group in groups.values():
+        seeds: dict[Any, Run] = {}
+        for run in (run for entry in group for run in entry.runs if len(entry.runs) == 1):
+            twin = seeds.setdefault(run.flags.get("seed"), run)
+            if twin is not run:
+                raise InputError(
+                    f"{twin.place} and {run.place} have one seed, {run.flags.get('seed')}, and "
+                    "would count as two runs: leave one out."
+                )
+    return list(groups.items())
+
+
+def published(experiment: str, row: Row, quantity: str) -> tuple[float | None, str]:
+    """Return the published number to compare with and how it is told."""
+    key = EXPERIMENTS[experiment].table
+    if key is None:
+        return None, ""
+    value = TABLES[key].value(row.name, quantity)
+    repeated = TABLES.get(f"{key}_runs")
+    if repeated and row.name in repeated.rows:
+        # Our numbers are means, never the best run's.
+        mean, spread = repeated.rows[row.name]
+        return mean, f"{mean} ± {spread} (best of five: {value})"
+    return value, "" if value is None else f"{value}"
+
+
+def _worse(standing: Standing, status: str, reasons: tuple[str, ...]) -> Standing:
+    return Standing(status, (*standing.reasons, *reasons), standing.deviations)
+
+
+def _deviating(
+    standing: Standing, member: Mapping[str, Any], plan: Plan | None, row: Row
+) -> Standing:
+    """Add what an evaluation did otherwise than the plan."""
+    wanted: dict[str, Any] = {"checkpoint": "latest", "batchnorm_statistics": "moving_average"}
+    told = [
+        _told(name, member[name], value)
+        for name, value in wanted.items()
+        if member.get(name, value) != value
+    ]
+    if plan and isinstance(member.get("scales"), dict):
+        for view in row.views:
+            found, asked = member["scales"].get(view), list(plan.scales[view])
+            if found != asked:
+                told.append(_told("scales", found, asked))
+    return Standing(standing.status, standing.reasons, (*standing.deviations, *told))
+
+
+def _at(step: int, asked: int) -> str:
+    return f"at step {step:,} of {asked:,}" if step else f"no step yet of {asked:,}"
+
+
+def _told(flag: str, found: Any, wanted: Any) -> str:
+    return f"--{flag}={_text(found)} ({_text(wanted) or 'none'})"
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,0 +1,57 @@
+"""What a log tells, against sums made by hand."""
+
+from pathlib import Path
+
+import pytest
+from report_fixtures import DATA, FLAGS, evaluated, train
+
+from resnet_keras.reporting import learning
+from resnet_keras.reporting.run_files import Run
+
+
+def _run(records, training_images=50_000, **flags):
+    data = DATA | {"training_images": training_images}
+    return Run(Path("runs/cifar_r20"), FLAGS | flags, data, [], records)
+
+
+def test_the_training_error_is_the_last_epochs():
+    """An epoch of 300 images is 3 steps of 100: (2 x 0.1 + 2 x 0.4) / 4, not the 6 before."""
+    records = [train(6, 0.9), train(8, 0.4), train(10, 0.1)]
+    found = learning.training_error(_run(records, training_images=300, batch_size=100))
+    assert found == (pytest.approx(0.25), 4)
+    assert learning.training_error(_run([])) is None
+
+
+def test_records_of_different_length_weigh_as_they_are_long():
+    records = [train(6, 0.9), train(9, 0.4), train(10, 0.2)]
+    found = learning.training_error(_run(records, training_images=400, batch_size=100))
+    assert found == (pytest.approx((3 * 0.4 + 0.2) / 4), 4)
+
+
+def test_an_error_is_reached_at_the_first_test():
+    run = _run(
+        [evaluated(10, 6_000), evaluated(20, 3_000), evaluated(30, 3_500), evaluated(40, 1_000)]
+    )
+    steps = [learning.reached(run, error) for error in (0.7, 0.6, 0.5, 0.3, 0.2, 0.05)]
+    assert steps == [10, 10, 20, 20, 40, None]
+
+
+def test_drops_are_those_made():
+    run = _run([train(40_000), {"kind": "plateau", "step": 39_000, "drops": 1}])
+    assert learning.drops(run) == [32_000, 39_000]
+
+
+def test_the_time_of_a_job_goes_where_the_log_says():
+    """10 steps of 100 at 100 images/s and 10 at 50: 10 + 20 s, waiting 1 + 4; 5 + 3, 2 s."""
+    records = [
+        train(10, images_per_second=100.0, input_wait=0.1),
+        evaluated(10, 9, seconds=5.0),
+        train(20, images_per_second=50.0, input_wait=0.2, saving=2.0),
+        evaluated(20, 9, seconds=3.0),
+    ]
+    found = learning.speed(_run(records, batch_size=100))
+    assert found.seconds == pytest.approx(40)
+    assert found.images_per_second == pytest.approx(2_000 / 40)
+    shares = (found.waiting, found.evaluating, found.saving)
+    assert shares == pytest.approx((5 / 40, 8 / 40, 2 / 40))
+    assert learning.speed(_run([train(10)])) is None

@@ -1,0 +1,199 @@
+"""Measured beside published: what is compared, what is said of it, and what is not."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from report_fixtures import DATA, FLAGS, evaluated, train
+
+from resnet_keras.errors import InputError
+from resnet_keras.reporting import results
+from resnet_keras.reporting.results import Plan, figure
+from resnet_keras.reporting.run_files import Evaluation, Run
+
+PLAN = Plan(
+    flags=FLAGS | {"precision": "float32", "classes": [], "evaluate_every": 1_000},
+    free=frozenset({"evaluate_every", "train_steps"}),
+    training_images=50_000,
+    test_images=10_000,
+    scales={"center": [32], "ten_crop": [32], "multi_scale": [224, 256]},
+    multiply_adds=1e15,
+)
+PLANS = {"cifar_r20": PLAN, "r152": PLAN}
+FULL = [train(64_000, 0.01), evaluated(64_000, 891)]
+
+
+def _run(name="cifar_r20", records=FULL, data=None, evaluations=None, **flags):
+    return Run(
+        Path("runs", name), dict(PLAN.flags) | flags, DATA | (data or {}), [], records,
+        evaluations or {},
+    )  # fmt: skip
+
+
+def _line(*runs, experiment="table6", row="ResNet-20", plans=PLANS, ensembles=None):
+    found = results.lines(experiment, runs, ensembles or {}, plans)
+    (line,) = [line for line in found if line.row.name == row]
+    return line
+
+
+def test_a_full_run_is_measured_beside_table_6():
+    line = _line(_run())
+    assert (figure(line.values, line.quantity), line.published) == ("8.91", "8.75")
+    assert line.difference == pytest.approx(8.91 - 8.75)
+    assert str(line.standing) == "measured"
+
+
+def test_deviations_are_named_and_free_flags_are_none():
+    line = _line(_run(precision="bfloat16", evaluate_every=77, run_dir="elsewhere"))
+    assert str(line.standing) == "measured; deviations: --precision=bfloat16 (float32)"
+    assert line.difference is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"dataset": "digits", "data": {"training_images": 1_437}},
+         "smoke only: on --dataset=digits (cifar10)"),
+        ({"classes": ["cat"], "data": {"training_images": 5_000}},
+         "smoke only: on --classes=cat (none)"),
+        ({"train_steps": 500, "records": [train(500), evaluated(500, 5_000)]},
+         "smoke only: 500 of 64,000 steps"),
+        ({"data": {"training_images": 2_000}}, "smoke only: 2,000 of 50,000 training images"),
+        ({"records": [train(64_000), evaluated(64_000, 30, images=300)]},
+         "smoke only: 300 of 10,000 test images"),
+        ({"records": [train(3_000)]}, "unfinished: at step 3,000 of 64,000"),
+        ({"records": []}, "unfinished: no step yet of 64,000"),
+        ({"records": [train(64_000)]}, "unfinished: no --views=center"),
+    ],
+)  # fmt: skip
+def test_what_is_no_measurement_says_why_and_has_no_difference(change, told):
+    line = _line(_run(**change))
+    assert str(line.standing) == told
+    assert line.difference is None
+
+
+def test_held_out_images_are_a_deviation_and_no_missing_ones():
+    line = _line(
+        _run(
+            records=[train(64_000), evaluated(64_000, 450, images=5_000) | {"kind": "validation"}],
+            data={"training_images": 45_000}, validation_images=5_000,
+        ),
+        plans={"cifar_r20": dataclasses.replace(PLAN, flags=PLAN.flags | {"validation_images": 0})},
+    )  # fmt: skip
+    assert str(line.standing) == "measured; deviations: --validation_images=5000 (0)"
+    assert line.values == pytest.approx((9.0,))
+
+
+def test_rows_without_a_run_say_what_they_cost():
+    line = _line()
+    assert (line.values, line.difference, line.published) == ((), None, "8.75")
+    assert str(line.standing) == "not run: 1.0e+15 multiply-adds"
+
+
+def test_seeds_are_one_line_with_mean_and_sample_deviation():
+    """8.5, 9.0 and 9.5: mean 9, deviation 0.5 by n - 1."""
+    runs = [
+        _run(name, [train(64_000), evaluated(64_000, wrong)], seed=seed)
+        for name, wrong, seed in (
+            ("cifar_r20", 850, 0), ("cifar_r20_seed1", 950, 1), ("cifar_r20_seed2", 900, 2),
+        )
+    ]  # fmt: skip
+    line = _line(*runs)
+    assert figure(line.values, line.quantity) == "9.00 ± 0.50 (8.50, 9.50, 9.00)"
+    assert line.difference == pytest.approx(0.25)
+    assert str(line.standing) == "measured"
+
+
+def test_runs_of_another_standing_have_a_line_of_their_own():
+    runs = [_run(), _run("cifar_r20_seed1", seed=1, precision="bfloat16")]
+    found = [line for line in results.lines("table6", runs, {}, PLANS) if line.values]
+    assert [len(line.values) for line in found] == [1, 1]
+    assert len({str(line.standing) for line in found}) == 2
+
+
+def test_one_seed_does_not_count_twice():
+    with pytest.raises(InputError, match="have one seed, 0, and would count as two"):
+        _line(_run(), _run("cifar_r20_seed0"))
+
+
+def test_our_mean_is_compared_with_the_papers_mean_not_its_best_run():
+    run = _run("cifar_r110", [train(64_000), evaluated(64_000, 670)])
+    line = _line(run, row="ResNet-110", plans={"cifar_r110": PLAN})
+    assert line.published == "6.61 ± 0.16 (best of five: 6.43)"
+    assert line.difference == pytest.approx(6.70 - 6.61)
+
+
+def test_accuracies_are_told_as_the_lab_report_tells_them():
+    run = _run("lab_vgg16", [train(64_000, 0.0123), evaluated(64_000, 210, images=3_000)])
+    plan = dataclasses.replace(PLAN, test_images=3_000)
+    test, training = results.lines("lab_vgg16", [run], {}, {"lab_vgg16": plan})
+    assert (test.quantity, test.published) == ("test accuracy (%)", "93")
+    assert test.values == pytest.approx((93.0,))
+    assert (training.quantity, training.published) == ("training accuracy (%)", "99.54")
+    assert training.values == pytest.approx((98.77,))
+
+
+def _evaluation(view, step, members=("runs/r152",), **more):
+    member = {"step": step, "checkpoint": "latest", "scales": {view: [224, 256]}, **more}
+    metrics = {
+        "views": view, "members": [member | {"place": place} for place in members],
+        "images": 10_000, "wrong": 2_200, "top1_error": 0.22, "wrong_top5": 500,
+        "top5_error": 0.05,
+    }  # fmt: skip
+    return Evaluation(Path("runs/table5_resnet_six_models/metrics.json"), metrics)
+
+
+def test_a_row_takes_the_evaluation_of_its_view():
+    """Table 4: 19.38 / 4.49 under multi_scale; the log's centre crop is another measurement."""
+    found = {"test_multi_scale": _evaluation("multi_scale", 64_000)}
+    run = _run("r152", evaluations=found)
+    top1, top5 = [x for x in results.lines("table4", [run], {}, PLANS) if x.values]
+    assert (top1.values, top5.values) == (pytest.approx((22.0,)), pytest.approx((5.0,)))
+    assert (top1.difference, top5.difference) == pytest.approx((22 - 19.38, 5 - 4.49))
+    table3 = [x for x in results.lines("table3", [run], {}, PLANS) if x.row.name == "ResNet-152"]
+    assert str(table3[0].standing) == "unfinished: no --views=ten_crop"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"checkpoint": "best"}, "measured; deviations: --checkpoint=best (latest)"),
+        ({"scales": {"multi_scale": [64]}}, "measured; deviations: --scales=64 (224,256)"),
+        ({"step": 100}, "unfinished: evaluated at step 100"),
+    ],
+)
+def test_an_evaluation_made_otherwise_says_so(change, told):
+    found = {"test_multi_scale": _evaluation("multi_scale", **({"step": 64_000} | change))}
+    run = _run("r152", evaluations=found)
+    line = next(x for x in results.lines("table4", [run], {}, PLANS) if x.values)
+    assert str(line.standing) == told
+
+
+def test_an_ensemble_is_worth_what_its_worst_member_is():
+    names = ("r34", "r34_c", "r50", "r101", "r152", "r152_seed1")
+    result = _evaluation("multi_scale", 64_000, [f"runs/{name}" for name in names])
+    plans = dict.fromkeys(("r34", "r34_c", "r50", "r101", "r152"), PLAN)
+    runs = [_run(name, seed=int(name == "r152_seed1")) for name in names]
+    (line,) = results.lines("table5", runs, {"table5_resnet_six_models": result}, plans)
+    assert (line.published, str(line.standing)) == ("3.57", "measured")
+    assert line.difference == pytest.approx(5 - 3.57)
+    runs[2] = _run("r50", train_steps=500, records=[train(500)])
+    (line,) = results.lines("table5", runs, {"table5_resnet_six_models": result}, plans)
+    assert str(line.standing) == "smoke only: r50 500 of 64,000 steps"
+    (line,) = results.lines("table5", runs[1:], {"table5_resnet_six_models": result}, plans)
+    assert "r34 is not among the runs" in str(line.standing)
+    assert line.difference is None
+
+
+def test_a_run_without_a_configuration_is_not_called_measured():
+    line = _line(_run(), plans={})
+    assert str(line.standing) == "no configuration to compare with"
+    assert line.difference is None
+
+
+def test_a_net_that_starts_from_another_says_so_where_it_should_not():
+    assert "--init_from=vgg_a" in str(_line(_run(init_from="runs/vgg_a")).standing)
+    flags = PLAN.flags | {"init_from": ""}
+    plan = {"vgg_d": dataclasses.replace(PLAN, flags=flags)}
+    run = Run(Path("runs/vgg_d"), flags | {"init_from": "runs/vgg_a"}, DATA, [], FULL)
+    assert results.judge(run, plan["vgg_d"]).deviations == ()

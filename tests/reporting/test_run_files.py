@@ -1,0 +1,129 @@
+"""What a run leaves is read, and refused where it contradicts itself."""
+
+import json
+
+import pytest
+from report_fixtures import evaluated, train, write_evaluation, write_run
+
+from resnet_keras.errors import InputError
+from resnet_keras.reporting.run_files import fingerprint, read_evaluation, read_run
+
+RECORDS = [train(100), evaluated(100, 2_000), train(200), evaluated(200, 900)]
+
+
+def _lines(place, change):
+    lines = (place / "log.jsonl").read_text().splitlines()
+    (place / "log.jsonl").write_text("\n".join(change(lines)) + "\n")
+
+
+def test_a_run_is_read(tmp_path):
+    place = write_run(tmp_path / "r", RECORDS)
+    members = [{"place": "r", "step": 200}]
+    write_evaluation(place / "evaluation/test_ten_crop", members, 3, views="ten_crop")
+    run = read_run(place)
+    assert (run.name, run.step, len(run.records)) == ("r", 200, 4)
+    assert run.evaluations["test_ten_crop"].counts == ((3, 3), (0, 4))
+
+
+def test_a_run_that_is_writing_its_last_line_is_read(tmp_path):
+    place = write_run(tmp_path / "r", RECORDS)
+    with (place / "log.jsonl").open("a") as log:
+        log.write('{"kind": "train", "st')
+    assert read_run(place).step == 200
+
+
+def test_a_run_without_a_log_has_no_step(tmp_path):
+    place = write_run(tmp_path / "r", [])
+    (place / "log.jsonl").unlink()
+    assert read_run(place).step == 0
+
+
+BROKEN = {
+    "a changed error": (lambda lines: [*lines[:3], lines[3].replace("0.09", "0.08")],
+                        r"Line 4 of .*log.jsonl has 'top1_error': 0.08, but 900 wrong of 10000"),
+    "a changed count": (lambda lines: [lines[0], lines[1].replace("2000", "1999"), *lines[2:]],
+                        r"Line 2 of .*log.jsonl has 'top1_error': 0.2"),
+    "no count": (lambda lines: [*lines[:3], lines[3].replace('"wrong"', '"wrung"')],
+                 r"Line 4 of .* lacks a number of 'wrong'"),
+    "no images": (lambda lines: [*lines[:3], lines[3].replace("10000", "0")], r"Line 4 of .*lacks"),
+    "half a line": (lambda lines: [lines[0], lines[1][:30], *lines[2:]],
+                    r"Line 2 of .*log.jsonl is no record"),
+    "a list": (lambda lines: ["[1, 2]", *lines], r"Line 1 of .* is no record"),
+    "a step again": (lambda lines: [*lines, lines[2]], r"Line 5 of .* has 'step': 200, which"),
+    "a step as text": (lambda lines: [lines[0].replace("100", '"1"')], r"Line 1 of .*'step': 1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_log_that_cannot_be_is_refused_by_its_line(name, tmp_path):
+    change, sentence = BROKEN[name]
+    place = write_run(tmp_path / "r", RECORDS)
+    read_run(place)
+    _lines(place, change)
+    with pytest.raises(InputError, match=sentence):
+        read_run(place)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        (
+            "top1_error",
+            0.2,
+            r"metrics.json has 'top1_error': 0.2, but 3 wrong of 10 images are 0.3",
+        ),
+        ("members", [], r"metrics.json has no 'members'"),
+        ("wrong_top5", 1, r"metrics.json lacks a number of 'wrong_top5', 'images', 'top5_error'"),
+    ],
+)
+def test_metrics_that_cannot_be_are_refused_by_their_field(name, value, sentence, tmp_path):
+    file = write_evaluation(tmp_path, [{"place": "r", "step": 1}], 3)
+    metrics = json.loads(file.read_text()) | {name: value}
+    file.write_text(json.dumps(metrics))
+    with pytest.raises(InputError, match=sentence):
+        read_evaluation(file)
+
+
+def test_confusions_are_those_of_the_metrics(tmp_path):
+    file = write_evaluation(tmp_path, [{"place": "r", "step": 1}], 3)
+    table = tmp_path / "confusion.csv"
+    table.write_text(table.read_text().replace("cat,3,3", "cat,4,2"))
+    with pytest.raises(InputError, match=r"has 'wrong': 3, and confusion.csv beside it counts 2"):
+        read_evaluation(file)
+
+
+def test_an_evaluation_and_the_log_agree_at_one_step(tmp_path):
+    place = write_run(tmp_path / "r", [train(100), evaluated(100, 3, images=10)])
+    members = [{"place": "r", "step": 100, "batchnorm_statistics": "moving_average"}]
+    write_evaluation(place / "evaluation/test_center", members, 3)
+    read_run(place)
+    write_evaluation(place / "evaluation/test_center", members, 2)
+    with pytest.raises(InputError, match=r"'wrong': 2, and .*log.jsonl has 3 at the same step 100"):
+        read_run(place)
+    members[0]["batchnorm_statistics"] = "true_average"  # another network
+    write_evaluation(place / "evaluation/test_center", members, 2)
+    read_run(place)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"flags": {}}', "\x00"])
+def test_a_damaged_configuration_is_refused(content, tmp_path):
+    place = write_run(tmp_path / "r", RECORDS)
+    (place / "config.json").write_text(content)
+    with pytest.raises(InputError, match=r"config\.json"):
+        read_run(place)
+
+
+def test_a_fingerprint_is_of_the_texts_alone(tmp_path):
+    place = write_run(tmp_path / "r", RECORDS)
+    write_evaluation(place / "evaluation/test_center", [{"place": "r", "step": 1}], 3)
+    found = fingerprint(place)
+    (place / "ckpt-200.index").write_text("weights")
+    assert fingerprint(place) == found
+    other = write_run(tmp_path / "other", RECORDS)
+    write_evaluation(other / "evaluation/test_center", [{"place": "r", "step": 1}], 3)
+    assert fingerprint(other) == found
+    for name in ("log.jsonl", "config.json", "evaluation/test_center/metrics.json"):
+        before = (place / name).read_text()
+        (place / name).write_text(before.replace("1", "7", 1))
+        assert fingerprint(place) != found
+        (place / name).write_text(before)

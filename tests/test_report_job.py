@@ -1,0 +1,273 @@
+"""--mode=report from the command line: page, Markdown, README; on written runs and a real one."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+from conftest import ROOT
+from PIL import Image
+from processes import TINY, done
+from report_fixtures import evaluated, train, write_evaluation, write_run
+
+from resnet_keras import report_job
+from resnet_keras.main import main
+from resnet_keras.reporting.readme import BEGIN, END
+
+STEPS = range(4_000, 64_001, 4_000)
+VOID = {"meta", "img", "use", "path", "image", "br"}
+
+
+class Page(HTMLParser):
+    """Collect what a page shows and refers to; unbalanced tags raise."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.references: list[str] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self._open += [] if tag in VOID else [tag]
+        for name, value in attributes:
+            if name == "id":
+                self.ids.append(value)
+            if name in ("href", "src", "xlink:href"):
+                self.references.append(value)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if self._open and self._open[-1] == tag:
+            self._open.pop()
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def _records(wrong: int):
+    found = []
+    for step in STEPS:
+        share = 0.5 * 4_000 / step
+        found += [
+            train(step, share, images_per_second=400.0, input_wait=0.01, learning_rate=0.1),
+            evaluated(step, wrong + round(10_000 * share), seconds=3.0),
+        ]
+    return found
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Give a folder with runs of Table 6, Fig. 6 and 7, one of our own, and one just begun."""
+    folder = tmp_path_factory.mktemp("work")
+    write_run(folder / "runs/cifar_r20", _records(500))
+    write_run(folder / "runs/cifar_r20_seed1", _records(520), seed=1)
+    write_run(folder / "runs/cifar_plain20", _records(900), model="cifar_plain20")
+    odd = {"class_names": ["<script>alert(1)</script>", "a|b & $x$"]}
+    own = write_run(folder / "runs/own", [train(100), evaluated(100, 3, images=10)], odd,
+                    train_steps=100)  # fmt: skip
+    write_evaluation(own / "evaluation/test_center", [{"place": "own", "step": 100}], 3)
+    write_run(folder / "runs/begun", [])
+    (folder / "runs/begun/log.jsonl").unlink()
+    table = "run,layer,name,std,sorted_std\n"
+    table += "".join(f"x/{name},{i},l{i},{std},{std}\n" for name in ("cifar_r20", "cifar_plain20")
+                     for i, std in enumerate((0.5, 0.25), 1))  # fmt: skip
+    (folder / "runs/cifar_r20/responses").mkdir()
+    (folder / "runs/cifar_r20/responses/responses.csv").write_text(table)
+    Image.new("RGB", (2, 2)).save(folder / "runs/own/grid.png")
+    return folder
+
+
+def _told(capsys, monkeypatch, place, *arguments):
+    monkeypatch.chdir(place)
+    code = main(["--mode=report", *arguments])
+    return code, *capsys.readouterr()
+
+
+@pytest.fixture
+def report(capsys, monkeypatch, place):
+    """Give the page of all runs and its Markdown."""
+    code, output, complaint = _told(capsys, monkeypatch, place, "--output_dir=out")
+    assert (code, complaint) == (0, "")
+    assert output == "Written to  out/report.html and report.md\n"
+    return (place / "out/report.html").read_text(), (place / "out/report.md").read_text()
+
+
+def test_the_page_needs_nothing_but_itself(report):
+    page = Page(report[0])
+    assert "script" not in page.tags
+    assert len(set(page.ids)) == len(page.ids), "ids of several figures must not meet"
+    for reference in page.references:
+        inside = reference.startswith("#") and reference[1:] in page.ids
+        assert inside or reference.startswith("data:image/png;base64,"), reference
+    for reference in re.findall(r"url\(#(.*?)\)", report[0]):
+        assert reference in page.ids
+    assert not re.search(r"@import|url\((?!#)", report[0])
+
+
+def test_names_from_data_are_text(report):
+    page, text = report
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    assert "a|b & $x$" in Page(page).text
+    assert r"\<script\>" in text
+    (line,) = [x for x in text.splitlines() if x.startswith(r"| class_names | \<script\>")]
+    assert len(re.findall(r"(?<!\\)\|", line)) == 3  # a line upright in a name ends no cell
+
+
+def test_what_is_measured_stands_beside_what_is_published(report):
+    """Seeds 0 and 1: 500 and 520, and 312, of 10,000 wrong at the end."""
+    for text in (Page(report[0]).text, report[1]):
+        assert "8.22 ± 0.14 (8.12, 8.32)" in text
+        assert "-0.53" in text  # 8.22 - 8.75
+        assert "not run: 7.0e+16 multiply-adds" in text
+    (line,) = [x for x in report[1].splitlines() if x.startswith("| ResNet-20 | error (%)")]
+    assert "| 2 | measured | " in line
+    assert "| 0123456789 | a CPU, 1 device |" in line
+    assert report[1].count("--experiment=table2`") == 1
+
+
+def test_the_iterations_to_an_error_are_told(report):
+    (line,) = [x for x in report[1].splitlines() if x.startswith("| plain-20 | 8,000")]
+    # 9 % + 50 % * 4,000 / step: 59, 34, 25.7, 21.5, 19, ...; 15 at 32,000 or 36,000.
+    assert line == "| plain-20 | 8,000 | 12,000 | 20,000 | 36,000 | — |"
+
+
+def test_the_files_of_the_markdown_are_there(report, place):
+    shown = set(re.findall(r"\]\((figures/.*?)\)", report[1]))
+    files = {f"figures/{file.name}" for file in (place / "out/figures").iterdir()}
+    assert shown == files
+    assert {"figures/grid-own.png", "figures/responses-1.svg"} <= shown
+    assert (place / "out/figures/fig1_fig6-curves-1.svg").read_text().startswith("<?xml")
+
+
+def test_a_run_that_has_just_begun_is_told(report):
+    assert "The log has no step yet." in Page(report[0]).text
+    assert "begun" in report[1]
+
+
+def test_the_same_runs_give_the_same_bytes(place):
+    """In two processes, whose sets have other orders."""
+    found = []
+    for number in (1, 2):
+        subprocess.run(
+            [sys.executable, "-m", "resnet_keras.main", "--mode=report",
+             f"--output_dir=same{number}"],
+            cwd=place, check=True, env=os.environ | {"PYTHONHASHSEED": str(number)},
+        )  # fmt: skip
+        files = sorted(file for file in (place / f"same{number}").rglob("*") if file.is_file())
+        found.append({file.name: file.read_bytes() for file in files})
+    assert len(found[0]) > 10
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--runs=nowhere/*"], "--runs=nowhere/* matches no run's directory"),
+        (["--runs=runs/*,out*"], "--runs=out* matches no run's directory"),
+        (["--runs=runs/*,copy/*"], "are two runs of one name: leave one out"),
+        (["--format=readme", "--runs=runs/*"], "--format=readme is for --mode=report alone"),
+    ],
+)
+def test_what_cannot_be_reported_is_refused(arguments, sentence, capsys, monkeypatch, place):
+    shutil.copytree(place / "runs/own", place / "copy/own", dirs_exist_ok=True)
+    shutil.rmtree(place / "out", ignore_errors=True)
+    code, output, complaint = _told(capsys, monkeypatch, place, *arguments)
+    assert (code, output) == (2, "")
+    assert sentence in complaint
+    assert complaint.count("\n") == 1
+
+
+def test_a_report_needs_no_tensorflow(place):
+    program = (
+        "import sys; from resnet_keras.main import main; code = main(['--mode=report']); "
+        "sys.exit(code or 'tensorflow' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=place, check=True, capture_output=True)
+
+
+# The README.
+
+
+def test_the_readmes_table_is_that_of_the_committed_runs():
+    """Mended by: python -m resnet_keras.main --mode=report --format=readme."""
+    _, _, rest = (ROOT / "README.md").read_text().partition(BEGIN + "\n")
+    part, end, _ = rest.partition("\n" + END)
+    assert end
+    plans = report_job.read_plans(ROOT / "configs")
+    assert part == report_job.results_part(ROOT, plans)
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """Give a checkout with a README and a committed run."""
+    monkeypatch.setattr(report_job, "ROOT", tmp_path)
+    (tmp_path / "README.md").write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    write_run(tmp_path / "saved_models/cifar_r20", _records(500))
+    (tmp_path / "saved_models/export/1").mkdir(parents=True)
+    return tmp_path
+
+
+def test_the_readme_is_rewritten_between_its_marks(checkout, capsys):
+    assert main(["--mode=report", "--format=readme"]) == 0
+    changes = capsys.readouterr().out
+    text = (checkout / "README.md").read_text()
+    assert text.startswith(f"before\n{BEGIN}\n")
+    assert text.endswith(f"{END}\nafter\n")
+    (line,) = [line for line in text.splitlines() if "ResNet-20, error" in line]
+    assert line.startswith("| table6 | ResNet-20, error (%) | 8.75 | 8.12 | -0.63 | measured")
+    assert "](saved_models/cifar_r20/log.jsonl) |" in line
+    assert "-old" in changes
+    assert f"+{line}" in changes
+    assert main(["--mode=report", "--format=readme"]) == 0
+    assert capsys.readouterr().out.endswith("README.md is as its logs say.\n")
+
+
+def test_a_number_changed_by_hand_shows(checkout):
+    """In the log, so that its counts no longer fit; with them, so that the README is stale."""
+    plans = report_job.read_plans(ROOT / "configs")
+    log = checkout / "saved_models/cifar_r20/log.jsonl"
+    before = report_job.results_part(checkout, plans)
+    *lines, last = log.read_text().splitlines()
+    record = json.loads(last) | {"wrong": 700, "top1_error": 0.07}
+    log.write_text("\n".join([*lines, json.dumps(record)]) + "\n")
+    assert report_job.results_part(checkout, plans) != before
+    first = json.loads(lines[0]) | {"loss": 0.9}
+    log.write_text("\n".join([json.dumps(first), *lines[1:], last]) + "\n")
+    assert report_job.results_part(checkout, plans) != before
+
+
+def test_a_readme_without_marks_is_refused(checkout, capsys):
+    (checkout / "README.md").write_text("no marks\n")
+    assert main(["--mode=report", "--format=readme"]) == 2
+    assert "has no lines '<!-- results: begin -->'" in capsys.readouterr().err
+
+
+def test_a_real_run_is_reported(tmp_path, monkeypatch):
+    done([*TINY, "--train_steps=20", "--log_every=5", "--evaluate_every=10",
+          "--run_dir=runs/cifar_r20", "--export=false"], tmp_path)  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    for mode in ("evaluate", "responses"):
+        assert main([f"--mode={mode}", "--run_dir=runs/cifar_r20"]) == 0
+    assert main(["--mode=report"]) == 0
+    text = (tmp_path / "report/report.md").read_text()
+    last = json.loads((tmp_path / "runs/cifar_r20/log.jsonl").read_text().splitlines()[-1])
+    (line,) = [x for x in text.splitlines() if x.startswith("| ResNet-20 | error (%)")]
+    assert f"| {100 * last['top1_error']:.2f} | 8.75 | — | 1 |" in line
+    assert "smoke only: on --dataset=digits (cifar10), 20 of 64,000 steps; deviations: " in line
+    assert "--model=cifar_resnet8 (cifar_resnet20)" in line
+    assert "test_center | 20 | 360 |" in text
