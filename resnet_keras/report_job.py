@@ -17,7 +17,6 @@ from resnet_keras.command_line import read
 from resnet_keras.config import VIEWS, Config, resumable
 from resnet_keras.errors import InputError
 from resnet_keras.reporting import markdown, page, readme, report
-from resnet_keras.reporting.results import Plan
 from resnet_keras.reporting.run_files import (
     METRICS,
     Evaluation,
@@ -27,6 +26,7 @@ from resnet_keras.reporting.run_files import (
     read_evaluation,
     read_run,
 )
+from resnet_keras.reporting.standing import Plan
 
 DONE = 0
 ROOT = Path(__file__).parent.parent  # of a checkout
@@ -46,7 +46,7 @@ def make(config: Config) -> int:
         return _readme(ROOT, plans)
     runs, evaluations = find(config.runs or RUNS)
     title = f"Measured beside published: {len(runs)} run{'s' * (len(runs) != 1)}"
-    blocks = report.blocks(runs, evaluations, plans, report.read_grids(runs))
+    blocks = report.blocks(runs, evaluations, plans)
     text, files = markdown.render(title, blocks)
     folder = Path(config.output_dir or DIRECTORY)
     (folder / markdown.FIGURES).mkdir(parents=True, exist_ok=True)

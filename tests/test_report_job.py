@@ -80,6 +80,9 @@ def place(tmp_path_factory):
     own = write_run(folder / "runs/own", [train(100), evaluated(100, 3, images=10)], odd,
                     train_steps=100)  # fmt: skip
     write_evaluation(own / "evaluation/test_center", [{"place": "own", "step": 100}], 3)
+    start = {"kind": "start", "step": 0, "relative_difference": 1.23e-6, "error": 0.125,
+             "init_error": 0.125, "batch_error": 0.375, "init_batch_error": 0.25}  # fmt: skip
+    write_run(folder / "runs/constructed_plain56", [start, *_records(500)])
     write_run(folder / "runs/begun", [])
     (folder / "runs/begun/log.jsonl").unlink()
     table = "run,layer,name,std,sorted_std\n"
@@ -97,12 +100,12 @@ def _told(capsys, monkeypatch, place, *arguments):
     return code, *capsys.readouterr()
 
 
-@pytest.fixture
-def report(capsys, monkeypatch, place):
+@pytest.fixture(scope="module")
+def report(place):
     """Give the page of all runs and its Markdown."""
-    code, output, complaint = _told(capsys, monkeypatch, place, "--output_dir=out")
-    assert (code, complaint) == (0, "")
-    assert output == "Written to  out/report.html and report.md\n"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        assert main(["--mode=report", "--output_dir=out"]) == 0
     return (place / "out/report.html").read_text(), (place / "out/report.md").read_text()
 
 
@@ -154,6 +157,14 @@ def test_the_files_of_the_markdown_are_there(report, place):
     assert (place / "out/figures/fig1_fig6-curves-1.svg").read_text().startswith("<?xml")
 
 
+def test_a_constructed_net_is_told_beside_what_it_starts_from(report):
+    """Equal outputs in evaluation; by the batch's statistics, worse: shares as per cent."""
+    (line,) = [x for x in report[1].splitlines() if "(constructed_plain56)" in x]
+    assert line.endswith("| 1.2e-06 | 12.50 % | 12.50 % | 25.00 % | 37.50 % |")
+    for what in ("training error", "test error"):
+        assert what in report[1].split('## <a id="constructed_solution"')[1]
+
+
 def test_a_run_that_has_just_begun_is_told(report):
     assert "The log has no step yet." in Page(report[0]).text
     assert "begun" in report[1]
@@ -185,7 +196,6 @@ def test_the_same_runs_give_the_same_bytes(place):
 )
 def test_what_cannot_be_reported_is_refused(arguments, sentence, capsys, monkeypatch, place):
     shutil.copytree(place / "runs/own", place / "copy/own", dirs_exist_ok=True)
-    shutil.rmtree(place / "out", ignore_errors=True)
     code, output, complaint = _told(capsys, monkeypatch, place, *arguments)
     assert (code, output) == (2, "")
     assert sentence in complaint

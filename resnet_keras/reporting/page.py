@@ -36,13 +36,15 @@ nav li { break-inside: avoid; }
 table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
 th, td { padding: 4px 12px 4px 0; text-align: left; vertical-align: top;
   border-bottom: 1px solid var(--soft); }
-th { border-bottom: 1px solid var(--line); white-space: nowrap; }
+th { border-bottom: 1px solid var(--line); vertical-align: bottom; }
 td { min-width: 6ch; max-width: 60ch; }
 td:first-child { min-width: 13ch; }
+td:nth-child(2):not(.number) { min-width: 18ch; }
 .flag { display: inline-block; max-width: 100%; }
 .number { text-align: right; white-space: nowrap; }
-.panels { display: flex; flex-wrap: wrap; gap: 16px; }
-.panels > svg { flex: 1 1 360px; width: 100%; max-width: 600px; height: auto; }
+.panels { display: grid; gap: 16px; max-width: 1160px;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); }
+.panels > svg { max-width: 100%; height: auto; }
 .panels text { fill: currentColor; }
 figure { margin: 16px 0; }
 figure img { max-width: 100%; background: white; }

@@ -10,9 +10,11 @@ from resnet_keras.reporting import results
 from resnet_keras.reporting.document import Cell, Inline, Link, Table
 from resnet_keras.reporting.experiments import EXPERIMENTS
 from resnet_keras.reporting.markdown import table
-from resnet_keras.reporting.report import HASH, not_run_table
-from resnet_keras.reporting.results import NOT_RUN, Line, Plan
+from resnet_keras.reporting.report import not_run_table
+from resnet_keras.reporting.results import Line
 from resnet_keras.reporting.run_files import LOG, METRICS, Evaluation, Run, fingerprint
+from resnet_keras.reporting.run_section import HASH
+from resnet_keras.reporting.standing import NOT_RUN, Plan
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 

@@ -1,6 +1,6 @@
 """Measured beside published: the rows of an experiment's table, and what each rests on.
 
-Standard library only. What was asked for comes in as plans, one a configuration.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -13,18 +13,22 @@ from typing import Any
 
 from resnet_keras.errors import InputError
 from resnet_keras.reporting import learning
-from resnet_keras.reporting.experiments import (
-    EXPERIMENTS,
-    STARTS_FROM,
-    Row,
-    configuration,
-    result_name,
-)
+from resnet_keras.reporting.experiments import EXPERIMENTS, Row, configuration, result_name
 from resnet_keras.reporting.paper import TABLES, TOP1, TOP5
 from resnet_keras.reporting.run_files import TESTED, Evaluation, Run, responses_of
+from resnet_keras.reporting.standing import (
+    MEASURED,
+    NOT_RUN,
+    SMOKE,
+    UNFINISHED,
+    UNKNOWN,
+    Plan,
+    Standing,
+    deviating,
+    judge,
+    worse,
+)
 
-MEASURED, SMOKE, UNFINISHED, NOT_RUN = "measured", "smoke only", "unfinished", "not run"
-UNKNOWN = "no configuration to compare with"
 TRAINING, TEST, RESPONSE = "training error (%)", "test error (%)", "mean response (std)"
 # Columns of published tables that runs answer, and those of figures, which publish no numbers.
 QUANTITIES = {
@@ -39,36 +43,6 @@ QUANTITIES = {
     ),
     RESPONSE: lambda found: found["response"],
 }
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Hold what a configuration asks for.
-
-    flags: JSON-able, all of them. free: those that decide nothing of a result. training_images,
-    test_images: of its data set, 0 where it is not known. scales: of each view, JSON-able.
-    multiply_adds: of the whole training.
-    """
-
-    flags: Mapping[str, Any]
-    free: frozenset[str]
-    training_images: int
-    test_images: int
-    scales: Mapping[str, Sequence[int]]
-    multiply_adds: float
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Tell what a number is worth: status, reasons for it, and named deviations."""
-
-    status: str
-    reasons: tuple[str, ...] = ()
-    deviations: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        told = self.status + (": " if self.reasons else "") + ", ".join(self.reasons)
-        return told + (f"; deviations: {', '.join(self.deviations)}" if self.deviations else "")
 
 
 @dataclass(frozen=True)
@@ -97,40 +71,6 @@ class _Found:
     values: dict[str, float | None]
     runs: tuple[Run, ...]
     place: Path
-
-
-def judge(run: Run, plan: Plan | None) -> Standing:
-    """Tell whether a run is what its configuration asks for."""
-    asked = run.flags["train_steps"]
-    over = run.step >= asked
-    if plan is None:
-        return Standing(UNKNOWN if over else UNFINISHED, () if over else (_at(run.step, asked),))
-    reasons, deviations = [], []
-    name, seed = configuration(run.name)
-    wanted = dict(plan.flags) | ({} if seed is None else {"seed": seed})
-    for flag in ("dataset", "classes"):
-        if run.flags.get(flag, wanted[flag]) != wanted[flag]:
-            reasons.append(f"on {_told(flag, run.flags[flag], wanted[flag])}")
-    images = plan.training_images - run.flags.get("validation_images", 0)
-    found = run.data.get("training_images", 0)
-    if not reasons and plan.training_images and found < images:
-        reasons.append(f"{found:,} of {images:,} training images")
-    if asked < wanted["train_steps"]:
-        reasons.append(f"{asked:,} of {wanted['train_steps']:,} steps")
-    if asked > wanted["train_steps"]:
-        deviations.append(_told("train_steps", asked, wanted["train_steps"]))
-    start = Path(run.flags.get("init_from", "")).name
-    if configuration(start)[0] != STARTS_FROM.get(name, "") if start else name in STARTS_FROM:
-        deviations.append(_told("init_from", start, STARTS_FROM.get(name, "")))
-    apart = {"dataset", "classes", "train_steps", "init_from", *plan.free}
-    deviations += [
-        _told(flag, run.flags[flag], value)
-        for flag, value in wanted.items()
-        if flag not in apart and run.flags.get(flag, value) != value
-    ]
-    if not over:
-        return Standing(UNFINISHED, (_at(run.step, asked), *reasons), tuple(deviations))
-    return Standing(SMOKE if reasons else MEASURED, tuple(reasons), tuple(deviations))
 
 
 def lines(
@@ -236,8 +176,8 @@ def _entries(
         standing, trained = judge(run, plan), learning.training_error(run)
         metrics, member = _evaluated(run, views)
         if member and member["step"] < run.step:
-            standing = _worse(standing, UNFINISHED, (f"evaluated at step {member['step']:,}",))
-        standing = _deviating(standing, member, plan, row)
+            standing = worse(standing, UNFINISHED, f"evaluated at step {member['step']:,}")
+        standing = deviating(standing, member, plan, row)
         stds = responses.get(run.name)
         values = _values(metrics) | {
             "training": None if trained is None else 100 * trained[0],
@@ -251,11 +191,11 @@ def _entries(
                 if missing == [RESPONSE]
                 else f"no --views={','.join(row.views)}"
             )
-            standing = _worse(standing, UNFINISHED, (what,))
+            standing = worse(standing, UNFINISHED, what)
         if metrics and plan and 0 < metrics["images"] < plan.test_images:
             told = f"{metrics['images']:,} of {plan.test_images:,} test images"
             if standing.status == MEASURED and not run.flags.get("validation_images"):
-                standing = _worse(standing, SMOKE, (told,))
+                standing = worse(standing, SMOKE, told)
         found.append(_Found(standing, shown, (run,), run.place))
     return found
 
@@ -291,8 +231,8 @@ def _together(
         plan = plans.get(configuration(name)[0])
         standing = judge(run, plan)
         if member.get("step", run.step) < run.step:
-            standing = _worse(standing, UNFINISHED, (f"evaluated at step {member['step']:,}",))
-        standing = _deviating(standing, member, plan, row)
+            standing = worse(standing, UNFINISHED, f"evaluated at step {member['step']:,}")
+        standing = deviating(standing, member, plan, row)
         statuses.add(standing.status)
         reasons += [f"{name} {reason}" for reason in standing.reasons]
         deviations += [f"{name} {deviation}" for deviation in standing.deviations]
@@ -330,44 +270,16 @@ def published(experiment: str, row: Row, quantity: str) -> tuple[float | None, s
     key = EXPERIMENTS[experiment].table
     if key is None:
         return None, ""
-    value = TABLES[key].value(row.name, quantity)
+    table = TABLES[key]
+    value = table.value(row.name, quantity)
+    if value is None:
+        return None, ""
     repeated = TABLES.get(f"{key}_runs")
     if repeated and row.name in repeated.rows:
         # Our numbers are means, never the best run's.
         mean, spread = repeated.rows[row.name]
         return mean, f"{mean} ± {spread} (best of five: {value})"
-    return value, "" if value is None else f"{value}"
-
-
-def _worse(standing: Standing, status: str, reasons: tuple[str, ...]) -> Standing:
-    return Standing(status, (*standing.reasons, *reasons), standing.deviations)
-
-
-def _deviating(
-    standing: Standing, member: Mapping[str, Any], plan: Plan | None, row: Row
-) -> Standing:
-    """Add what an evaluation did otherwise than the plan."""
-    wanted: dict[str, Any] = {"checkpoint": "latest", "batchnorm_statistics": "moving_average"}
-    told = [
-        _told(name, member[name], value)
-        for name, value in wanted.items()
-        if member.get(name, value) != value
-    ]
-    if plan and isinstance(member.get("scales"), dict):
-        for view in row.views:
-            found, asked = member["scales"].get(view), list(plan.scales[view])
-            if found != asked:
-                told.append(_told("scales", found, asked))
-    return Standing(standing.status, standing.reasons, (*standing.deviations, *told))
-
-
-def _at(step: int, asked: int) -> str:
-    return f"at step {step:,} of {asked:,}" if step else f"no step yet of {asked:,}"
-
-
-def _told(flag: str, found: Any, wanted: Any) -> str:
-    return f"--{flag}={_text(found)} ({_text(wanted) or 'none'})"
-
-
-def _text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    # As it is printed: 7.40, not 7.4.
+    column = [table.value(name, quantity) for name in table.rows]
+    digits = max(len(str(other).partition(".")[2]) for other in column if other is not None)
+    return value, str(value) if isinstance(value, int) else f"{value:.{digits}f}"

@@ -8,8 +8,9 @@ from report_fixtures import DATA, FLAGS, evaluated, train
 
 from resnet_keras.errors import InputError
 from resnet_keras.reporting import results
-from resnet_keras.reporting.results import Plan, figure
+from resnet_keras.reporting.results import figure
 from resnet_keras.reporting.run_files import Evaluation, Run
+from resnet_keras.reporting.standing import Plan, judge
 
 PLAN = Plan(
     flags=FLAGS | {"precision": "float32", "classes": [], "evaluate_every": 1_000},
@@ -123,6 +124,11 @@ def test_our_mean_is_compared_with_the_papers_mean_not_its_best_run():
     assert line.difference == pytest.approx(6.70 - 6.61)
 
 
+def test_published_values_are_told_as_they_are_printed():
+    row = next(line.row for line in results.lines("table3", [], {}, {}) if "34 C" in line.row.name)
+    assert results.published("table3", row, "top-5 error (%)") == (7.4, "7.40")
+
+
 def test_accuracies_are_told_as_the_lab_report_tells_them():
     run = _run("lab_vgg16", [train(64_000, 0.0123), evaluated(64_000, 210, images=3_000)])
     plan = dataclasses.replace(PLAN, test_images=3_000)
@@ -196,4 +202,4 @@ def test_a_net_that_starts_from_another_says_so_where_it_should_not():
     flags = PLAN.flags | {"init_from": ""}
     plan = {"vgg_d": dataclasses.replace(PLAN, flags=flags)}
     run = Run(Path("runs/vgg_d"), flags | {"init_from": "runs/vgg_a"}, DATA, [], FULL)
-    assert results.judge(run, plan["vgg_d"]).deviations == ()
+    assert judge(run, plan["vgg_d"]).deviations == ()

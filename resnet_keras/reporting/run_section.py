@@ -1,0 +1,146 @@
+"""What a report tells of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from resnet_keras.reporting import drawings, learning
+from resnet_keras.reporting.document import (
+    Block,
+    Cell,
+    Code,
+    Details,
+    Heading,
+    Paragraph,
+    Picture,
+    Table,
+)
+from resnet_keras.reporting.drawings import slug
+from resnet_keras.reporting.run_files import GRID, LOG, TESTED, Run, fingerprint
+from resnet_keras.reporting.standing import Standing
+
+HASH = 12  # digits of a fingerprint that are shown
+COMMIT = 10  # of a commit
+
+
+def section(run: Run, standing: Standing) -> list[Block]:
+    """Return what the report tells of one run."""
+    found: list[Block] = [
+        Heading(3, run.name, f"run-{slug(run.name)}"),
+        Paragraph(
+            (
+                f"{run.flags['model']} on {run.flags['dataset']}: {standing}. Log: ",
+                Code((run.place / LOG).as_posix()),
+                f", fingerprint {fingerprint(run.place)[:HASH]}.",
+            )
+        ),
+    ]
+    if run.records:
+        found.append(drawings.curves(f"run-{run.name}", [(run.name, run)]))
+        found += _evaluations(run)
+        found.append(_speed(run))
+    else:
+        found.append(Paragraph("The log has no step yet."))
+    shown = [evaluation for evaluation in run.evaluations.values() if evaluation.classes]
+    # The centre crop's, where there are several.
+    shown.sort(key=lambda evaluation: evaluation.metrics.get("views") != "center")
+    if shown:
+        found.append(drawings.confusion(run.name, shown[0]))
+    grid = run.place / GRID
+    if grid.is_file():
+        caption = "Pictures with predicted classes."
+        found.append(Picture(f"grid-{slug(run.name)}", grid.read_bytes(), caption))
+    return [*found, _configuration(run), _environments(run)]
+
+
+def _evaluations(run: Run) -> list[Block]:
+    rows: list[list[Cell]] = [
+        [f"log, {record['kind']}", *_errors(record, record["step"])]
+        for record in run.of_kind(*TESTED)[-1:]
+    ]
+    for name, evaluation in run.evaluations.items():
+        member = evaluation.metrics["members"][0]
+        rows.append([name, *_errors(evaluation.metrics, member.get("step", 0))])
+    header = ["evaluation", "step", "images", "wrong", "top-1 error", "95 % interval", "top-5"]
+    return [Table(header, rows, frozenset(range(1, 7)))] if rows else []
+
+
+def _errors(found: Mapping[str, Any], step: int) -> list[Cell]:
+    interval = found.get("top1_interval")
+    return [
+        f"{step:,}",
+        f"{found['images']:,}",
+        f"{found['wrong']:,}",
+        f"{100 * found['top1_error']:.2f} %",
+        f"{100 * interval[0]:.2f} to {100 * interval[1]:.2f} %" if interval else "",
+        f"{100 * found['top5_error']:.2f} %" if "top5_error" in found else "",
+    ]
+
+
+def _speed(run: Run) -> Block:
+    found = learning.speed(run)
+    if found is None:
+        return Paragraph("The log tells no speed.")
+    return Table(
+        ["images/s, whole job", "waiting for input", "evaluating", "saving", "whole time"],
+        [
+            [
+                f"{found.images_per_second:,.1f}",
+                *(f"{100 * s:.1f} %" for s in (found.waiting, found.evaluating, found.saving)),
+                time(run),
+            ]
+        ],
+        frozenset(range(5)),
+    )
+
+
+def time(run: Run) -> str:
+    """Return how long a job took, without the program's start."""
+    found = learning.speed(run)
+    if found is None:
+        return "—"
+    minutes = found.seconds / 60
+    if minutes < 1:
+        return f"{found.seconds:.0f} s"
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def commit(environment: Mapping[str, Any]) -> str:
+    """Return the commit of an environment, short."""
+    found = environment.get("commit")
+    if not found:
+        return "no checkout"
+    return found[:COMMIT] + (" (changed)" if environment.get("dirty") else "")
+
+
+def hardware(run: Run) -> str:
+    """Return the machine that a run was made on last."""
+    devices = run.data.get("replicas", 1)
+    cpu = run.environments[-1].get("cpu") if run.environments else "unknown"
+    return f"{cpu}, {devices} device{'s' * (devices != 1)}"
+
+
+def _configuration(run: Run) -> Details:
+    rows: list[list[Cell]] = [
+        [Code(f"--{name}"), ", ".join(map(str, value)) if isinstance(value, list) else str(value)]
+        for name, value in run.flags.items()
+    ]
+    rows += [
+        [name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)]
+        for name, value in run.data.items()
+    ]
+    return Details("Configuration", [Table(["flag, or of the data", "value"], rows)])
+
+
+def _environments(run: Run) -> Details:
+    rows: list[list[Cell]] = [
+        [
+            found.get("since", ""),
+            commit(found),
+            ", ".join(f"{name} {version}" for name, version in found.get("packages", {}).items()),
+            f"Python {found.get('python')}, {found.get('platform')}, {found.get('cpu')}",
+        ]
+        for found in run.environments
+    ]
+    return Details("Environments", [Table(["since", "commit", "packages", "machine"], rows)])
