@@ -149,3 +149,16 @@ def hold_out(split: Split, images: int) -> tuple[Split, Split]:
         )
     held = np.arange(images, dtype=np.int64) * total // images
     return split.select(np.setdiff1d(np.arange(total), held)), split.select(held)
+
+
+def sample(split: Split, images: int, seed: int) -> Split:
+    """Draw `images` of a split, at most all, for a look at it.
+
+    Indexed images: a random choice in random order. Records: evenly from all shards, whose first
+    they are.
+    """
+    total = len(split)
+    if isinstance(split, RecordSplit):
+        shares = np.diff(np.cumsum(split.counts) * images // total, prepend=0)
+        return dataclasses.replace(split, counts=shares)
+    return split.select(np.random.default_rng(seed).permutation(total)[:images])

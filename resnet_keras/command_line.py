@@ -91,7 +91,7 @@ def _saved(run_dir: str) -> dict[str, Any]:
     try:
         saved = json.loads(file.read_text())
         # The weights that it began with are not its own.
-        flags_of_run = dict(saved["flags"]) | {"init_weights": ""}
+        flags_of_run = dict(saved["flags"]) | {"init_weights": "", "init_from": ""}
         return {"flags": flags_of_run, "data": saved.get("data", {})}
     except OSError:
         raise InputError(

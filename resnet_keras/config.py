@@ -72,6 +72,11 @@ class Config:
         "of a run: PyTorch's (torchvision, timm), Keras Applications', the authors' Caffe release "
         "as .npz, or our own"
     )  # fmt: skip
+    init_from: str = _flag(
+        "", "directory of a run from whose newest checkpoint training starts: of the same network, "
+        "or of a shallower one, to which identity layers are added; deeper VGG nets take vgg_a's "
+        "first four convolutions and its dense layers"
+    )  # fmt: skip
     # Data
     dataset: str = _flag("imagenet2012", ", ".join(pipelines.DATASETS) + ", or a name of TFDS")
     data_dir: str = _flag("", "where the data set lies; '' is TFDS's own directory")
@@ -275,7 +280,9 @@ class Config:
         return (recipe.test_shorter_side,)
 
 
-_EXPANDED = tuple("init_weights output_dir saved_model images output ilsvrc_ids grid".split())
+_EXPANDED = tuple(
+    "init_weights init_from output_dir saved_model images output ilsvrc_ids grid".split()
+)
 
 # What may differ when a run is resumed: none of these changes what a step computes.
 _RESUMABLE = (

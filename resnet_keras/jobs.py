@@ -259,7 +259,8 @@ def export_newest(
     free = resumable(config)
     # What decides the result; where things lie on this machine is nobody's business.
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in free}
-    settings["init_weights"] = Path(config.init_weights).name
+    for flag in ("init_weights", "init_from"):
+        settings[flag] = Path(settings[flag]).name
     exported = serving.export(
         model,
         Path(config.export_dir),

@@ -18,6 +18,7 @@ from resnet_keras import jobs
 from resnet_keras.config import Config, resumable
 from resnet_keras.errors import InputError
 from resnet_keras.evaluation.metrics import make_evaluate
+from resnet_keras.init_from import start_from
 from resnet_keras.training import loop, schedules
 from resnet_keras.training.checkpoints import Checkpoints
 from resnet_keras.training.logs import Log
@@ -112,10 +113,14 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
         optimizer.build(model.trainable_variables)
         loss_scale = LossScale() if config.precision == "float16" else None
         # A run that is resumed has its own weights.
-        if config.init_weights and (config.restart or not (run / CHECKPOINT).is_file()):
+        new = config.restart or not (run / CHECKPOINT).is_file()
+        if new and config.init_weights:
             told = jobs.import_weights(config, source, model)
             if cluster.is_chief:
                 print(told, flush=True)
+        begun: dict[str, Any] = {}
+        if new and config.init_from:
+            begun = start_from(config, source, recipe, model, replicas)
     others = {"optimizer": optimizer.state}
     if loss_scale:
         others["loss_scale"] = loss_scale.state
@@ -231,6 +236,8 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
         images_per_step=config.batch_size,
         tensorboard=config.tensorboard,
     )
+    if begun:
+        log.write("start", 0, **begun)
     profiler = Profiler(config.profile_steps if cluster.is_chief else (), run / PROFILE)
     unreadable: list[str] = []  # filled by the input's threads, told by the loop
     bad_images = pipelines.BadImages(

@@ -81,6 +81,16 @@ def validate(config: Config) -> None:
             raise InputError(f"--{name}={getattr(config, name)}: give {high} or less.")
     if config.data_service and not config.data_service.startswith("grpc://"):
         raise InputError(f"--data_service={config.data_service}: give grpc://HOST:PORT.")
+    if config.init_from and config.mode != "train":
+        raise InputError(
+            f"--init_from={config.init_from} is what training starts from: leave it out with "
+            f"--mode={config.mode}."
+        )
+    if config.init_from and config.init_weights:
+        raise InputError(
+            f"--init_from={config.init_from} and --init_weights={config.init_weights} are two "
+            "starts: give one."
+        )
     if config.mode in ("train", "evaluate", "responses", "export", "prepare"):
         try:
             recipe = config.make_recipe()
@@ -198,10 +208,27 @@ def check_places(config: Config) -> None:
     resumes = config.mode == "train" and (Path(config.run_dir) / CHECKPOINT).is_file()
     if config.mode in ("train", "evaluate", "export") and (config.restart or not resumes):
         places.check_weights(config.init_weights)
+        _check_start(config)
     if config.mode == "export" or (config.mode == "train" and config.export):
         places.check_writable(Path(config.export_dir), "export_dir")
     if config.mode == "train":
         places.check_writable(Path(config.run_dir), "run_dir")
+
+
+def _check_start(config: Config) -> None:
+    """Refuse an --init_from that is no other run, or one without a checkpoint; "" is none."""
+    if not config.init_from:
+        return
+    if not is_run(config.init_from) or not Path(config.init_from, CHECKPOINT).is_file():
+        raise InputError(
+            f"--init_from={config.init_from} is no run with a checkpoint: name the directory of "
+            "one, or train it first."
+        )
+    if Path(config.init_from).resolve() == Path(config.run_dir).resolve():
+        raise InputError(
+            f"--init_from={config.init_from} is the run itself, which --restart would delete: give "
+            "another --run_dir."
+        )
 
 
 def _listed(numbers: Sequence[object]) -> str:

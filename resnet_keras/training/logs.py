@@ -28,6 +28,14 @@ SHOWN = {
     "image": "{}",
     "split": "in {}",
     "drops": "drop {}",
+    "init_from": "from {}",
+    "init_step": "step {:,}",
+    "copied": "{:,} layers copied",
+    "added": "{:,} added",
+    "relative_difference": "logits differ by {:.1e}",
+    "init_error": "(there {:.2%})",
+    "batch_error": "with batch statistics {:.2%}",
+    "init_batch_error": "(there {:.2%})",
 }
 
 

@@ -1,0 +1,161 @@
+"""--init_from on the command line: trained from, logged, resumed, got wrong."""
+
+import json
+
+import numpy as np
+import processes
+import pytest
+
+from resnet_keras import command_line, config, validation
+from resnet_keras.errors import InputError
+from resnet_keras.main import main
+
+OTHER = ["--dataset=digits", "--batch_size=32"]
+# Long enough for statistics that are the data's.
+SHALLOW = {
+    kind: [*OTHER, f"--model=cifar_{kind}8", "--run_dir=shallow", "--export_dir=out/shallow",
+           "--train_steps=60", "--learning_rate=0.05"]
+    for kind in ("resnet", "plain")
+}  # fmt: skip
+
+
+def _deep(kind: str, *more: str) -> list[str]:
+    return [*OTHER, f"--model=cifar_{kind}14", "--run_dir=run", "--export_dir=out/deep",
+            "--init_from=shallow", *more]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shallow(tmp_path_factory):
+    """Give a folder for each kind, with a trained run of 8 layers."""
+    folders = {kind: tmp_path_factory.mktemp(kind) for kind in SHALLOW}
+    for kind, folder in folders.items():
+        processes.done(SHALLOW[kind], folder)
+    return folders
+
+
+@pytest.mark.parametrize("kind", ["resnet", "plain"])
+def test_a_deeper_run_starts_where_the_shallower_one_ended(shallow, kind):
+    folder = shallow[kind]
+    processes.done(_deep(kind, "--train_steps=1"), folder)
+    start, *others = processes.records(folder / "run")
+    assert not [r for r in others if r["kind"] == "start"]
+    assert {name: start[name] for name in ("kind", "step", "init_from", "init_step")} == {
+        "kind": "start", "step": 0, "init_from": "shallow", "init_step": 60,
+    }  # fmt: skip
+    assert (start["copied"], start["added"], start["images"]) == (8, 6, 1280)
+    # The claim: equal answers in evaluation, equal training error at the start.
+    assert start["relative_difference"] < 1e-4
+    assert start["error"] == start["init_error"]
+    assert start["batch_error"] == pytest.approx(start["init_batch_error"], abs=0.05)
+    assert start["batch_error"] < 0.5  # of ten classes: something had been learnt
+
+
+def test_killed_it_starts_over_and_resumed_it_keeps_its_own_weights(shallow):
+    folder = shallow["resnet"]
+    arguments = _deep("resnet", "--run_dir=killed", "--log_every=1", "--train_steps=4")
+    run = folder / "killed"
+    with processes.running(arguments, folder) as (process,):
+        process.catch(lambda: processes.records(run))
+        process.kill()
+    assert processes.records(run)[0]["kind"] == "start"
+    assert processes.saved_step(run) == 0
+    processes.done(arguments, folder)
+    before = processes.records(run)
+    assert [r["kind"] for r in before] == ["start", *["train"] * 4, "test"]
+    (folder / "shallow").rename(folder / "gone")  # it may be gone by then
+    try:
+        told = processes.done([*arguments, "--train_steps=5"], folder)
+    finally:
+        (folder / "gone").rename(folder / "shallow")
+    assert "steps 4 to 5" in told
+    after = processes.records(run)
+    assert after[: len(before)] == before
+    assert sum(r["kind"] == "start" for r in after) == 1
+
+
+def test_the_same_network_goes_on_from_the_newest_checkpoint(shallow, monkeypatch):
+    folder = shallow["plain"]
+    run = [*SHALLOW["plain"], "--run_dir=on", "--export_dir=out/on", "--init_from=shallow",
+           "--learning_rate=0", "--train_steps=1"]  # fmt: skip
+    processes.done(run, folder)
+    old, new = (processes.tensors(folder / name) for name in ("shallow", "on"))
+    weights = [name for name in old if name.startswith("model/") and "moving" not in name]
+    assert len(weights) > 20
+    for name in weights:  # without a rate, training moves the statistics alone
+        assert old[name].tobytes() == new[name].tobytes(), name
+    start = processes.records(folder / "on")[0]
+    assert (start["copied"], start["added"], start["relative_difference"]) == (8, 0, 0)
+    assert start["batch_error"] == start["init_batch_error"]
+    manifest = json.loads((folder / "out/on/1/manifest.json").read_text())
+    assert manifest["config"]["init_from"] == "shallow"
+    # A run is evaluated as it is, whatever it began with.
+    monkeypatch.chdir(folder)
+    assert command_line.parse(["--mode=evaluate", "--run_dir=on"]).init_from == ""
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (["--model=cifar_plain14"], "block=basic (now plain)"),
+        (["--shortcut=B"], "shortcut=A (now B)"),
+        (["--model=cifar_resnet8", "--classes=3,4"], "other classes than digits"),
+        (["--image_size=24"], "images of 32 pixels a side, not 24: give --image_size=32"),
+    ],
+)
+def test_what_cannot_be_started_from_costs_one_sentence_and_no_run(
+    shallow, monkeypatch, capsys, changed, told
+):
+    folder = shallow["resnet"]
+    monkeypatch.chdir(folder)
+    (folder / "kept").mkdir(exist_ok=True)
+    (folder / "kept/log.jsonl").write_text("a run's\n")
+    assert main([*_deep("resnet"), "--run_dir=kept", "--restart", *changed]) == 2
+    (sentence,) = capsys.readouterr().err.strip().splitlines()
+    assert told in sentence
+    assert (folder / "kept/log.jsonl").read_text() == "a run's\n"
+
+
+def test_a_start_is_a_run_with_a_checkpoint_and_the_only_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for arguments, told in (
+        (["--mode=evaluate", "--init_from=a"], "leave it out with --mode=evaluate"),
+        (["--mode=export", "--init_from=a"], "leave it out with --mode=export"),
+        (["--init_weights=b.npz", "--init_from=a"], "two starts: give one"),
+    ):
+        (tmp_path / "config.json").write_text("{}")
+        with pytest.raises(InputError, match=told):
+            command_line.parse([*OTHER, "--model=cifar_resnet8", *arguments])
+    parsed = command_line.parse([*_deep("resnet"), "--init_from=~/a"])
+    assert not parsed.init_from.startswith("~")
+    assert "init_from" not in config.resumable(parsed)
+    run = tmp_path / "shallow"
+    for names in ((), ("config.json",), ("config.json", "checkpoint")):
+        run.mkdir(exist_ok=True)
+        for name in names:
+            (run / name).touch()
+        parsed = command_line.parse(_deep("resnet"))
+        if len(names) < 2:
+            with pytest.raises(InputError, match="no run with a checkpoint: name the directory"):
+                validation.check_places(parsed)
+    validation.check_places(parsed)
+    itself = command_line.parse([*_deep("resnet"), "--run_dir=shallow", "--restart"])
+    with pytest.raises(InputError, match="is the run itself"):
+        validation.check_places(itself)
+
+
+def test_a_sample_is_spread_over_the_split():
+    from pipelines.splits import ArraySplit, RecordSplit, sample
+
+    labels = np.repeat(np.arange(10, dtype=np.int32), 100)  # as folders are listed: by class
+    split = ArraySplit(np.zeros((1000, 1, 1, 3), np.uint8), labels)
+    drawn = sample(split, 200, seed=0).labels
+    assert np.bincount(drawn, minlength=10).min() > 5
+    assert len(np.unique(drawn[:20])) > 4  # within a batch, too
+    assert np.array_equal(sample(split, 200, seed=0).labels, drawn)
+    assert not np.array_equal(sample(split, 200, seed=1).labels, drawn)
+    counts = np.array([3, 50, 0, 47])
+    shards = RecordSplit(("a", "b", "c", "d"), np.zeros(4, np.int64), counts, parse=lambda x: x)
+    shares = sample(shards, 33, seed=0).counts
+    assert shares.sum() == 33
+    assert (np.abs(shares - 0.33 * counts) <= 1).all()
+    assert np.array_equal(sample(shards, 100, seed=0).counts, counts)
