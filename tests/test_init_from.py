@@ -1,5 +1,6 @@
 """--init_from on the command line: trained from, logged, resumed, got wrong."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,35 +11,39 @@ from resnet_keras import command_line, config, validation
 from resnet_keras.errors import InputError
 from resnet_keras.main import main
 
-OTHER = ["--dataset=digits", "--batch_size=32"]
-# Long enough for statistics that are the data's.
+DIGITS = ["--dataset=digits", "--batch_size=32"]
 SHALLOW = {
-    kind: [*OTHER, f"--model=cifar_{kind}8", "--run_dir=shallow", "--export_dir=out/shallow",
-           "--train_steps=60", "--learning_rate=0.05"]
+    kind: [*DIGITS, f"--model=cifar_{kind}8", "--run_dir=shallow", "--export_dir=out/shallow",
+           "--train_steps=1000", "--checkpoint_every=60", "--learning_rate=0.05"]
     for kind in ("resnet", "plain")
 }  # fmt: skip
 
 
 def _deep(kind: str, *more: str) -> list[str]:
-    return [*OTHER, f"--model=cifar_{kind}14", "--run_dir=run", "--export_dir=out/deep",
-            "--init_from=shallow", *more]  # fmt: skip
+    return [*DIGITS, f"--model=cifar_{kind}14", "--run_dir=run", "--export_dir=out/deep",
+            "--init_from=shallow", "--log_every=1", *more]  # fmt: skip
+
+
+def _kill_when(moment, arguments: list[str], folder) -> None:
+    with processes.running(arguments, folder) as (process,):
+        process.catch(moment)
+        process.kill()
 
 
 @pytest.fixture(scope="module")
 def shallow(tmp_path_factory):
-    """Give a folder for each kind, with a trained run of 8 layers."""
+    """Give a folder for each kind, with a run of 8 layers that has come to step 60."""
     folders = {kind: tmp_path_factory.mktemp(kind) for kind in SHALLOW}
     for kind, folder in folders.items():
-        processes.done(SHALLOW[kind], folder)
+        _kill_when((folder / "shallow/checkpoint").is_file, SHALLOW[kind], folder)
     return folders
 
 
 @pytest.mark.parametrize("kind", ["resnet", "plain"])
 def test_a_deeper_run_starts_where_the_shallower_one_ended(shallow, kind):
     folder = shallow[kind]
-    processes.done(_deep(kind, "--train_steps=1"), folder)
-    start, *others = processes.records(folder / "run")
-    assert not [r for r in others if r["kind"] == "start"]
+    _kill_when(lambda: processes.records(folder / "run"), _deep(kind), folder)
+    start = processes.records(folder / "run")[0]
     assert {name: start[name] for name in ("kind", "step", "init_from", "init_step")} == {
         "kind": "start", "step": 0, "init_from": "shallow", "init_step": 60,
     }  # fmt: skip
@@ -52,42 +57,39 @@ def test_a_deeper_run_starts_where_the_shallower_one_ended(shallow, kind):
 
 def test_killed_it_starts_over_and_resumed_it_keeps_its_own_weights(shallow):
     folder = shallow["resnet"]
-    arguments = _deep("resnet", "--run_dir=killed", "--log_every=1", "--train_steps=4")
     run = folder / "killed"
-    with processes.running(arguments, folder) as (process,):
-        process.catch(lambda: processes.records(run))
-        process.kill()
-    assert processes.records(run)[0]["kind"] == "start"
+    arguments = _deep("resnet", "--run_dir=killed", "--train_steps=6", "--checkpoint_every=3")
+    _kill_when(lambda: processes.records(run), arguments, folder)
     assert processes.saved_step(run) == 0
-    processes.done(arguments, folder)
-    before = processes.records(run)
-    assert [r["kind"] for r in before] == ["start", *["train"] * 4, "test"]
+    (first,) = [r for r in processes.records(run) if r["kind"] == "start"]
+    _kill_when((run / "checkpoint").is_file, arguments, folder)
     (folder / "shallow").rename(folder / "gone")  # it may be gone by then
     try:
-        told = processes.done([*arguments, "--train_steps=5"], folder)
+        told = processes.done(arguments, folder)
     finally:
         (folder / "gone").rename(folder / "shallow")
-    assert "steps 4 to 5" in told
-    after = processes.records(run)
-    assert after[: len(before)] == before
-    assert sum(r["kind"] == "start" for r in after) == 1
+    assert "steps 3 to 6" in told
+    records = processes.records(run)
+    assert [r["kind"] for r in records] == ["start", *["train"] * 6, "test"]
+    assert records[0] == first
+    manifest = json.loads((folder / "out/deep/1/manifest.json").read_text())
+    assert manifest["config"]["init_from"] == "shallow"
 
 
 def test_the_same_network_goes_on_from_the_newest_checkpoint(shallow, monkeypatch):
     folder = shallow["plain"]
+    on = folder / "on"
     run = [*SHALLOW["plain"], "--run_dir=on", "--export_dir=out/on", "--init_from=shallow",
-           "--learning_rate=0", "--train_steps=1"]  # fmt: skip
-    processes.done(run, folder)
+           "--learning_rate=0", "--checkpoint_every=1"]  # fmt: skip
+    _kill_when((on / "checkpoint").is_file, run, folder)
     old, new = (processes.tensors(folder / name) for name in ("shallow", "on"))
     weights = [name for name in old if name.startswith("model/") and "moving" not in name]
     assert len(weights) > 20
     for name in weights:  # without a rate, training moves the statistics alone
         assert old[name].tobytes() == new[name].tobytes(), name
-    start = processes.records(folder / "on")[0]
+    start = processes.records(on)[0]
     assert (start["copied"], start["added"], start["relative_difference"]) == (8, 0, 0)
     assert start["batch_error"] == start["init_batch_error"]
-    manifest = json.loads((folder / "out/on/1/manifest.json").read_text())
-    assert manifest["config"]["init_from"] == "shallow"
     # A run is evaluated as it is, whatever it began with.
     monkeypatch.chdir(folder)
     assert command_line.parse(["--mode=evaluate", "--run_dir=on"]).init_from == ""
@@ -117,14 +119,16 @@ def test_what_cannot_be_started_from_costs_one_sentence_and_no_run(
 
 def test_a_start_is_a_run_with_a_checkpoint_and_the_only_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    own = dataclasses.asdict(config.Config(model="cifar_resnet8", dataset="digits"))
+    (tmp_path / "runs/cifar_resnet8_digits").mkdir(parents=True)
+    (tmp_path / "runs/cifar_resnet8_digits/config.json").write_text(json.dumps({"flags": own}))
     for arguments, told in (
         (["--mode=evaluate", "--init_from=a"], "leave it out with --mode=evaluate"),
         (["--mode=export", "--init_from=a"], "leave it out with --mode=export"),
         (["--init_weights=b.npz", "--init_from=a"], "two starts: give one"),
     ):
-        (tmp_path / "config.json").write_text("{}")
         with pytest.raises(InputError, match=told):
-            command_line.parse([*OTHER, "--model=cifar_resnet8", *arguments])
+            command_line.parse([*DIGITS, "--model=cifar_resnet8", *arguments])
     parsed = command_line.parse([*_deep("resnet"), "--init_from=~/a"])
     assert not parsed.init_from.startswith("~")
     assert "init_from" not in config.resumable(parsed)

@@ -65,10 +65,11 @@ def deepen(
         deep.get_layer(name).set_weights(shallow.get_layer(name).get_weights())
     added = [layer for layer in deep.layers if layer.weights and layer.name not in names]
     if isinstance(deep_spec, ResNetSpec) and added:
-        stages = _layers(shallow_spec)
         last = "_3_bn" if deep_spec.block == "bottleneck" else "_2_bn"
         plain = deep_spec.block == "plain"
-        _pass_on(shallow, [x for x in added if plain or "_0_" in x.name], stages, batches)
+        _pass_on(
+            shallow, [x for x in added if plain or "_0_" in x.name], _layers(shallow_spec), batches
+        )
         for layer in added:
             if layer.name.endswith(last) and not plain:
                 layer.gamma.assign(np.zeros(layer.gamma.shape))
