@@ -16,6 +16,7 @@ import tensorflow as tf
 from resnet_keras.errors import InputError
 
 PRECISIONS = ("float32", "bfloat16")
+LARGE = 32 * 2**20  # bytes, from which a matrix is a variable: fc1 and fc2 of VGG
 Step = Callable[..., Any]  # of a layer's tensors, and of a mask and the like, which are None
 
 
@@ -62,7 +63,7 @@ def network(
     both float32; it is one function whoever calls it, so a SavedModel holds its weights once. They
     are constants: oneDNN then reorders those of a convolution once, else in every call, which at
     batch 1 takes as long as all the rest. The price is memory: in a server, each signature that was
-    asked holds a copy.
+    asked holds a copy. So the large matrices of VGG's dense layers are variables, which all share.
 
     Args:
         model: as for ``taps``; convolutions, dense layers and batch norms, and any layers
@@ -195,10 +196,15 @@ def _product(layer: Any, kernel: np.ndarray, bias: np.ndarray, dtype: str) -> St
             dilations=layer.dilation_rate,
         )
 
-    def multiply(x: tf.Tensor) -> tf.Tensor:
-        return tf.matmul(x, tf.constant(kernel, dtype))
+    is_convolution = isinstance(layer, keras.layers.Conv2D)
+    shared = None
+    if not is_convolution and kernel.nbytes >= LARGE:
+        shared = tf.Variable(kernel, trainable=False, dtype=dtype)
 
-    product = convolve if isinstance(layer, keras.layers.Conv2D) else multiply
+    def multiply(x: tf.Tensor) -> tf.Tensor:
+        return tf.matmul(x, tf.constant(kernel, dtype) if shared is None else shared)
+
+    product = convolve if is_convolution else multiply
 
     def step(x: tf.Tensor, **_: Any) -> tf.Tensor:
         y = tf.nn.bias_add(product(tf.cast(x, dtype)), tf.constant(bias, dtype))

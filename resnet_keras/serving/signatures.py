@@ -67,8 +67,10 @@ def write(
 
     images = tf.TensorSpec((None, *shape), tf.float32, "images")
     strings = [tf.TensorSpec((None,), tf.string, name) for name in ("image_bytes", "inputs")]
+    module = tf.Module()
+    module.variables_of_the_network = network.get_concrete_function().variables
     tf.saved_model.save(
-        tf.Module(),
+        module,
         str(folder),
         signatures={
             "serving_default": tf.function(serving_default, input_signature=strings[:1]),

@@ -265,6 +265,19 @@ def test_weights_are_stored_once(exported):
     assert sum(file.stat().st_size for file in (version / "variables").iterdir()) < 0.1 * weights
 
 
+def test_large_matrices_are_stored_once_and_restored(exported, tmp_path, monkeypatch):
+    """As VGG's: a copy in each signature would take gigabytes. Publishing checks the answers."""
+    model, arguments, version = exported
+    monkeypatch.setattr(folding, "LARGE", 1)
+    other = export(model, tmp_path, **arguments)
+    sizes = [
+        sum(file.stat().st_size for file in (folder / "variables").iterdir())
+        for folder in (version, other)
+    ]
+    classifier = 4 * 64 * len(NAMES)
+    assert classifier <= sizes[1] - sizes[0] < 2 * classifier
+
+
 def test_existing_versions_are_never_touched_but_leftovers_go(exported):
     model, arguments, version = exported
     before = {file: file.stat().st_mtime_ns for file in version.rglob("*")}

@@ -175,6 +175,18 @@ def test_weights_are_constants(precision):
     assert sum(constant.shape.num_elements() for constant in constants) > weights
 
 
+@pytest.mark.parametrize("precision", folding.PRECISIONS)
+def test_large_matrices_are_variables_with_the_same_answers(precision, monkeypatch):
+    model = small_vgg()
+    expected = answers(model, images_for(model), precision=precision)
+    monkeypatch.setattr(folding, "LARGE", 4 * 512 * 32)  # fc1's bytes; fc2 and fc3 have fewer
+    compute = folding.network(model, precision=precision)
+    (shared,) = compute.get_concrete_function().variables
+    assert tuple(shared.shape) == (512, 32)
+    for got, known in zip(compute(tf.constant(images_for(model))), expected, strict=True):
+        np.testing.assert_array_equal(got, known)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
