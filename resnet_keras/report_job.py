@@ -52,8 +52,8 @@ def make(config: Config) -> int:
     (folder / markdown.FIGURES).mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / markdown.FIGURES / name).write_bytes(content)
-    (folder / "report.md").write_text(text)
-    (folder / "report.html").write_text(page.render(title, blocks))
+    (folder / "report.md").write_text(text, encoding="utf-8")
+    (folder / "report.html").write_text(page.render(title, blocks), encoding="utf-8")
     print(f"Written to  {folder / 'report.html'} and report.md")
     return DONE
 
@@ -106,7 +106,7 @@ def _readme(root: Path, plans: dict[str, Plan]) -> int:
     file = root / "README.md"
     if not file.is_file():
         raise InputError(f"{file} is not there: --format=readme is for a checkout.")
-    old = file.read_text()
+    old = file.read_text(encoding="utf-8")
     new = readme.replaced(old, results_part(root, plans), file)
     changes = [
         line
@@ -114,7 +114,7 @@ def _readme(root: Path, plans: dict[str, Plan]) -> int:
         if line[0] in "+-" and line[:3] not in ("+++", "---")
     ]
     if changes:
-        file.write_text(new)
+        file.write_text(new, encoding="utf-8")
     print("\n".join(changes) if changes else f"{file} is as its logs say.")
     return DONE
 

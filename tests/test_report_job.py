@@ -202,6 +202,17 @@ def test_what_cannot_be_reported_is_refused(arguments, sentence, capsys, monkeyp
     assert complaint.count("\n") == 1
 
 
+def test_without_configurations_runs_are_told_but_not_judged(capsys, monkeypatch, place):
+    monkeypatch.setattr("resnet_keras.reproduce.CONFIGS", place / "nowhere")
+    code, _, complaint = _told(capsys, monkeypatch, place, "--runs=runs/cifar_r20")
+    assert code == 0
+    assert f"{place / 'nowhere'} is missing: runs are told of, but not compared" in complaint
+    text = (place / "report/report.md").read_text()
+    assert (
+        "| ResNet-20 | error (%) | 8.12 | 8.75 | — | 1 | no configuration to compare with" in text
+    )
+
+
 def test_a_report_needs_no_tensorflow(place):
     program = (
         "import sys; from resnet_keras.main import main; code = main(['--mode=report']); "

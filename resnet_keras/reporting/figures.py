@@ -143,11 +143,10 @@ def svg(figure: Figure, name: str, title: str) -> str:
     """
     file = io.StringIO()
     with matplotlib.rc_context(STYLE):
-        figure.savefig(
-            file, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
-        )
+        figure.savefig(file, format="svg", transparent=True)
     text = file.getvalue()
     text = text[text.index("<svg") :]
+    # Date and version of the drawing program.
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     for reference in ('id="', "url(#", 'href="#'):
         text = text.replace(reference, f"{reference}{name}-")

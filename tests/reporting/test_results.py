@@ -158,6 +158,7 @@ def test_a_row_takes_the_evaluation_of_its_view():
     assert (top1.difference, top5.difference) == pytest.approx((22 - 19.38, 5 - 4.49))
     table3 = [x for x in results.lines("table3", [run], {}, PLANS) if x.row.name == "ResNet-152"]
     assert str(table3[0].standing) == "unfinished: no --views=ten_crop"
+    assert table3[0].values == ()
 
 
 @pytest.mark.parametrize(
