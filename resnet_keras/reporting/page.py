@@ -42,7 +42,7 @@ td:first-child { min-width: 13ch; }
 td:nth-child(2):not(.number) { min-width: 18ch; }
 .flag { display: inline-block; max-width: 100%; }
 .number { text-align: right; white-space: nowrap; }
-.panels { display: grid; gap: 16px; max-width: 1160px;
+.panels { display: grid; gap: 16px; max-width: 1000px;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); }
 .panels > svg { max-width: 100%; height: auto; }
 .panels text { fill: currentColor; }
