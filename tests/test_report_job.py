@@ -252,6 +252,10 @@ def test_the_readme_is_rewritten_between_its_marks(checkout, capsys):
     (line,) = [line for line in text.splitlines() if "ResNet-20, error" in line]
     assert line.startswith("| table6 | ResNet-20, error (%) | 8.75 | 8.12 | -0.63 | measured")
     assert "](saved_models/cifar_r20/log.jsonl) |" in line
+    # The other rows of the table, in one line with what they cost and the command.
+    (rest,) = [line for line in text.splitlines() if "`--experiment=table6`" in line]
+    assert "ResNet-20:" not in rest
+    assert "ResNet-110: 6.61 ± 0.16 (best of five: 6.43); ResNet-1202: 7.93" in rest
     assert "-old" in changes
     assert f"+{line}" in changes
     assert main(["--mode=report", "--format=readme"]) == 0

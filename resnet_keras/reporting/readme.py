@@ -8,7 +8,7 @@ from pathlib import Path
 from resnet_keras.errors import InputError
 from resnet_keras.reporting import results
 from resnet_keras.reporting.document import Cell, Inline, Link, Table
-from resnet_keras.reporting.experiments import EXPERIMENTS
+from resnet_keras.reporting.experiments import EXPERIMENTS, Row
 from resnet_keras.reporting.markdown import table
 from resnet_keras.reporting.report import not_run_table
 from resnet_keras.reporting.results import Line
@@ -34,22 +34,23 @@ def part(
         root: the README's folder, which links start from.
     """
     rows: list[list[Cell]] = []
-    left = []
+    not_run: dict[str, list[Row]] = {}
     for name in EXPERIMENTS:
-        lines = results.lines(name, runs, evaluations, plans)
-        made = [line for line in lines if line.standing.status != NOT_RUN]
-        rows += [_row(line, root) for line in made]
-        if not made:
-            left.append(name)
-        elif len(made) < len(lines):
-            rest = [line for line in lines if line not in made]
-            rows += [_row(line, root) for line in rest]
+        before: Line | None = None
+        for line in results.lines(name, runs, evaluations, plans):
+            # Another quantity of the same runs: what was said once is not said again.
+            again = before is not None and (line.row, line.runs) == (before.row, before.runs)
+            before = line
+            if line.standing.status != NOT_RUN:
+                rows.append(_row(line, root, again))
+            elif not again:
+                not_run.setdefault(name, []).append(line.row)
     header = ["experiment", "row", "published", "measured", "difference", "status", "log"]
     parts = (
         [table(Table(header, rows, frozenset({2, 3, 4})))] if rows else ["No run is committed yet."]
     )
-    if left:
-        parts += ["Not run:", table(not_run_table(left, plans))]
+    if not_run:
+        parts += ["Not run:", table(not_run_table(not_run, plans))]
     return "\n\n".join(parts)
 
 
@@ -68,7 +69,7 @@ def replaced(text: str, found: str, file: Path) -> str:
     return f"{before}{BEGIN}\n{found}\n{END}{after}"
 
 
-def _row(line: Line, root: Path) -> list[Cell]:
+def _row(line: Line, root: Path, again: bool) -> list[Cell]:
     measured = results.figure(line.values, line.quantity)
     return [
         line.experiment,
@@ -76,8 +77,8 @@ def _row(line: Line, root: Path) -> list[Cell]:
         line.published or "—",
         f"{measured}, n = {len(line.values)}" if len(line.values) > 1 else measured,
         "—" if line.difference is None else f"{line.difference:+.2f}",
-        str(line.standing),
-        _logs(line, root),
+        "" if again else str(line.standing),
+        "" if again else _logs(line, root),
     ]
 
 

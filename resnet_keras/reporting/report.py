@@ -54,13 +54,13 @@ def blocks(
         plans: by configuration.
     """
     found: list[Block] = [Paragraph(STATUSES)]
-    not_run = []
+    not_run: dict[str, tuple[Row, ...]] = {}
     for name in EXPERIMENTS:
         lines = results.lines(name, runs, evaluations, plans)
         if any(line.standing.status != NOT_RUN for line in lines):
             found += _experiment(name, lines, runs)
         else:
-            not_run.append(name)
+            not_run[name] = EXPERIMENTS[name].rows
     answered = {run.name for name in EXPERIMENTS for _, run in results.runs_of(name, runs)}
     others = [run for run in runs if run.name not in answered]
     if others:
@@ -79,18 +79,18 @@ def blocks(
     return found
 
 
-def not_run_table(names: Sequence[str], plans: Mapping[str, Plan]) -> Table:
+def not_run_table(experiments: Mapping[str, Sequence[Row]], plans: Mapping[str, Plan]) -> Table:
     """Return a line an experiment: what it would measure, the published numbers, cost, command."""
     rows: list[list[Cell]] = []
-    for name in names:
+    for name, left in experiments.items():
         experiment = EXPERIMENTS[name]
         quantities = results.quantities(name)
         told = []
-        for row in experiment.rows:
+        for row in left:
             values = [results.published(name, row, quantity)[1] or "—" for quantity in quantities]
             told.append(f"{row.name}: {' / '.join(values)}" if experiment.table else row.name)
         unit = " / ".join(quantities if experiment.table else experiment.figures)
-        cost = results.multiply_adds(experiment.rows, plans)
+        cost = results.multiply_adds(left, plans)
         rows.append(
             [
                 experiment.title,
