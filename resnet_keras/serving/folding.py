@@ -56,7 +56,7 @@ def taps(model: keras.Model) -> keras.Function:
 
 def network(
     model: keras.Model, *, fold: bool = True, precision: str = "float32"
-) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+) -> tf.types.experimental.PolymorphicFunction:
     """Return a tf.function that computes what the model does in inference.
 
     The function takes float32 [N, H, W, C] and returns features [N, F] and logits [N, classes],
