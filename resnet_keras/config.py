@@ -92,6 +92,11 @@ class Config:
         "auto", "low-pass filter before shrinking; auto is the recipe's: not in training, but in "
         "evaluation and export", choices=("auto", "true", "false"),
     )  # fmt: skip
+    small_image_size: int = _flag(
+        0, "pixels a side of the window that the first --small_image_steps see of each batch: more "
+        "images in the same time; residual and plain networks", low=0,
+    )  # fmt: skip
+    small_image_steps: int = _flag(0, "iterations on small windows", low=0)
     max_bad_fraction: float = _flag(
         0.001, "share of unreadable images that is borne, and never fewer than 10 images", low=0
     )

@@ -252,7 +252,8 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
                 model, optimizer, strategy, batch_size=config.batch_size, seed=config.seed,
                 steps_per_call=config.steps_per_call,
                 accumulation_steps=config.accumulation_steps, loss_scale=loss_scale,
-                forward=forward,
+                forward=forward, window=config.small_image_size,
+                window_steps=config.small_image_steps,
             ),
             _open_stream(
                 config, strategy, source, recipe, on_bad=bad_images.add, guarded=not alone,
@@ -276,7 +277,8 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
             observe_evaluation=observe_evaluation,
             watch=watch,
             log=log,
-            pauses=profiler.pauses,
+            # No call of several steps may see images of two sizes.
+            pauses=(*profiler.pauses, config.small_image_steps),
             at_pause=profiler.at,
             alone=alone,
         )  # fmt: skip

@@ -103,6 +103,28 @@ def validate(config: Config) -> None:
             ) from None
         if config.mode == "evaluate":
             _validate_views(config, recipe)
+        if config.mode == "train":
+            _validate_small_images(config, recipe)
+
+
+def _validate_small_images(config: Config, recipe: pipelines.Recipe) -> None:
+    size, steps = config.small_image_size, config.small_image_steps
+    if bool(size) != bool(steps):
+        raise InputError(
+            f"--small_image_size={size} and --small_image_steps={steps} go together: give both, "
+            "or none."
+        )
+    if not size:
+        return
+    spec = architecture(config.model)
+    if not isinstance(spec, ResNetSpec) or config.recompute:
+        other = "--recompute" if config.recompute else f"--model={config.model}"
+        raise InputError(f"--small_image_size={size} has no place beside {other}: leave one out.")
+    if not spec.min_size <= size < recipe.image_size:
+        raise InputError(
+            f"--small_image_size={size}: give at least {spec.min_size} and less than the "
+            f"{recipe.image_size} pixels of the images."
+        )
 
 
 def _validate_views(config: Config, recipe: pipelines.Recipe) -> None:

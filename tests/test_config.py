@@ -51,6 +51,18 @@ REFUSED = [
     (["--lr_schedule=plateau", "--lr_drops=5"], "--lr_schedule=piecewise"),
     (["--warmup_steps=5", "--warmup_until_error=0.8"], "give one"),
     (["--warmup_until_error=80"], "1 or less"),
+    (["--dataset=digits", "--model=cifar_resnet8", "--small_image_size=24"], "go together"),
+    (
+        ["--dataset=digits", "--model=vgg_a", "--small_image_size=24", "--small_image_steps=9"],
+        "--model=vgg_a: leave one out",
+    ),
+    (
+        [
+            *("--dataset=digits", "--model=cifar_plain8"),
+            *("--small_image_size=32", "--small_image_steps=9"),
+        ],
+        "less than the 32 pixels",
+    ),
     (["--profile_steps=7"], "20,25"),
     (["--profile_steps=7,5"], "20,25"),
     (["--strategy=central"], "multi_worker"),

@@ -35,6 +35,8 @@ def make_train_function(
     accumulation_steps: int = 1,
     loss_scale: LossScale | None = None,
     forward: Callable[[tf.Tensor], tf.Tensor] | None = None,
+    window: int = 0,
+    window_steps: int = 0,
 ) -> Callable[..., Steps]:
     """Return a function that makes several steps in one compiled call.
 
@@ -55,13 +57,27 @@ def make_train_function(
             memory at a time; each has batch-norm statistics of its own, as a device has.
         loss_scale: for float16, made inside the strategy's scope.
         forward: images -> logits in training mode, instead of the model's own.
+        window: pixels a side that the first ``window_steps`` steps see of the images, at a place
+            drawn for the whole batch from seed and step; the model must take any image size.
+        window_steps: no call of the function may begin before it and end behind it.
     """
     dropouts = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
     variables = [variable.value for variable in model.trainable_variables]
     replicas = strategy.num_replicas_in_sync
-    forward = forward or (lambda images: model(images, training=True))
+    # Only the model's __call__ insists on its image size, none of its layers does.
+    apply = model.call if window_steps else model
+    forward = forward or (lambda images: apply(images, training=True))
     sums = tf.Variable(tf.zeros([steps_per_call, 4]))  # of each step; the last column: stop
     made, waited = tf.Variable(0), tf.Variable(0.0, dtype=tf.float64)
+
+    def windowed(images: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
+        """Cut the window of a step; it has the same place on all replicas."""
+        _, height, width, channels = images.shape
+        places = tf.constant([height - window + 1, width - window + 1], tf.float32)
+        drawn = tf.random.stateless_uniform([2], [seed, number])
+        row, column = tf.unstack(tf.cast(drawn * places, tf.int32))
+        cut = images[:, row : row + window, column : column + window]
+        return tf.ensure_shape(cut, [None, window, window, channels])
 
     def gradients_and_sums(
         batch: dict[str, tf.Tensor], mask: tf.Tensor
@@ -104,8 +120,14 @@ def make_train_function(
         return totals, total
 
     def step(
-        batch: dict[str, tf.Tensor], number: tf.Tensor, rate: tf.Tensor, stop: tf.Tensor
+        batch: dict[str, tf.Tensor],
+        number: tf.Tensor,
+        rate: tf.Tensor,
+        stop: tf.Tensor,
+        small: bool,
     ) -> tf.Tensor:
+        if small:
+            batch = batch | {"image": windowed(batch["image"], number)}
         context = tf.distribute.get_replica_context()
         mask = tf.cast(number, tf.int64) * replicas + tf.cast(
             context.replica_id_in_sync_group, tf.int64
@@ -134,6 +156,7 @@ def make_train_function(
         count: tf.Tensor,
         first: tf.Tensor,
         stop: tf.Tensor,
+        small: bool,
     ) -> None:
         made.assign(0)
         waited.assign(0.0)
@@ -144,7 +167,7 @@ def make_train_function(
                 batch = next(iterator)
             with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
                 waited.assign_add(tf.timestamp() - asked)
-            seen = strategy.run(step, args=(batch, first + index, rates[index], stop))
+            seen = strategy.run(step, args=(batch, first + index, rates[index], stop, small))
             seen = strategy.experimental_local_results(seen)[0]
             with tf.control_dependencies([sums.scatter_nd_update([[index]], [seen])]):
                 made.assign_add(1)
@@ -164,6 +187,7 @@ def make_train_function(
                 tf.constant(count),
                 tf.constant(first),
                 tf.constant(float(stop)),
+                small=first < window_steps,
             )
         except tf.errors.OpError as error:
             failure = error
