@@ -197,15 +197,19 @@ def _responses(run: str, trainings: dict[str, Config], config: Config) -> Step:
 
 def training_cost(config: Config) -> int:
     """Return the multiply-adds of a whole training."""
-    return (1 + BACKWARD) * _forward(config) * config.train_steps * config.batch_size
+    small = min(config.small_image_steps, config.train_steps)
+    forward = (config.train_steps - small) * _forward(config)
+    if small:
+        forward += small * _forward(config, config.small_image_size)
+    return (1 + BACKWARD) * forward * config.batch_size
 
 
-def _forward(config: Config) -> int:
-    """Return the multiply-adds of one image."""
+def _forward(config: Config, image_size: int = 0) -> int:
+    """Return the multiply-adds of one image, of the run's own size or another."""
     rows = complexity.stages(
         config.model,
         classes=len(config.classes) or pipelines.describe(config.dataset).classes,
-        input_size=config.image_size or None,
+        input_size=image_size or config.image_size or None,
         **config.architecture_arguments(),
     )
     return complexity.total(rows).multiply_adds
@@ -268,8 +272,9 @@ def _measured(root: Path) -> Iterator[float]:
             )
             cost = (1 + BACKWARD) * _forward(run)
             records = map(json.loads, file.read_bytes().split(b"\n")[:-1])
+            small = flags.get("small_image_steps", 0)  # which do not cost the same
             speeds = [record["images_per_second"] for record in records
-                      if "images_per_second" in record]  # fmt: skip
+                      if "images_per_second" in record and record["step"] > small]  # fmt: skip
         except (OSError, ValueError, KeyError):
             continue  # what is no run's directory measures nothing
         if speeds:

@@ -60,6 +60,15 @@ def test_the_estimate_is_arithmetic(told, tmp_path):
     assert line.split()[3:5] == ["10,000", f"{40_551_040 * 10_000:.1e}"]
 
 
+def test_small_images_cost_as_they_are_small(told, tmp_path):
+    """Convolutions of half the side cost a quarter; the 640 products of the classifier stay."""
+    small = "--train_flags=--small_image_size=16 --small_image_steps=32000"
+    _, output, _ = told("--experiment=table6", "--dry_run", f"--run_dir={tmp_path}", small)
+    (line,) = [line for line in output.splitlines() if line.startswith("train cifar_r20 ")]
+    quarter = (40_551_040 - 640) // 4 + 640
+    assert line.split()[3] == f"{3 * 32_000 * 128 * (40_551_040 + quarter):.1e}"
+
+
 def test_ten_crops_cost_ten_and_150_crops_cost_150(told, tmp_path):
     _, output, _ = told("--experiment=table2", "--dry_run", f"--run_dir={tmp_path}")
     (line,) = [line for line in output.splitlines() if line.startswith("test r18: ten_crop")]
