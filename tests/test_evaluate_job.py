@@ -103,16 +103,16 @@ def test_ten_crop_goes_into_the_runs_directory(place, told):
 
 def test_several_views_are_averaged(place, told):
     """As VGG's Table 5 does with multi-crop and dense testing."""
-    for views in ("center", "dense", "center,dense"):
+    for views in ("center", "ten_crop", "center,ten_crop"):
         told("--run_dir=a", f"--views={views}")
     folder = place / "a/evaluation"
     one, other, both = (
         _predictions(folder / f"test_{name}")["probabilities"]
-        for name in ("center", "dense", "center+dense")
+        for name in ("center", "ten_crop", "center+ten_crop")
     )
     assert np.abs(one - other).max() > 1e-2
     np.testing.assert_allclose(both, (one + other) / 2, atol=1e-5)
-    assert _metrics(folder / "test_center+dense")["views"] == "center+dense"
+    assert _metrics(folder / "test_center+ten_crop")["views"] == "center+ten_crop"
 
 
 def test_an_ensemble_averages_the_probabilities_of_runs_and_exports(place, told):
