@@ -13,14 +13,14 @@ from resnet_keras.main import main
 
 DIGITS = ["--dataset=digits", "--batch_size=32"]
 SHALLOW = {
-    kind: [*DIGITS, f"--model=cifar_{kind}8", "--run_dir=shallow", "--export_dir=out/shallow",
+    kind: [*DIGITS, f"--model=cifar_{kind}8", "--run_dir=shallow", "--export=false",
            "--train_steps=1000", "--checkpoint_every=60", "--learning_rate=0.05"]
     for kind in ("resnet", "plain")
 }  # fmt: skip
 
 
 def _deep(kind: str, *more: str) -> list[str]:
-    return [*DIGITS, f"--model=cifar_{kind}14", "--run_dir=run", "--export_dir=out/deep",
+    return [*DIGITS, f"--model=cifar_{kind}14", "--run_dir=run", "--export=false",
             "--init_from=shallow", "--log_every=1", *more]  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def test_killed_it_starts_over_and_resumed_it_keeps_its_own_weights(shallow):
 def test_the_same_network_goes_on_from_the_newest_checkpoint(shallow, monkeypatch):
     folder = shallow["plain"]
     on = folder / "on"
-    run = [*SHALLOW["plain"], "--run_dir=on", "--export_dir=out/on", "--init_from=shallow",
+    run = [*SHALLOW["plain"], "--run_dir=on", "--init_from=shallow",
            "--learning_rate=0", "--checkpoint_every=1"]  # fmt: skip
     _kill_when((on / "checkpoint").is_file, run, folder)
     old, new = (processes.tensors(folder / name) for name in ("shallow", "on"))

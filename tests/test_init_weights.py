@@ -43,6 +43,7 @@ def test_a_run_starts_from_weights_and_resumes_from_its_own(tmp_path):
     model.save_weights(tmp_path / "start.weights.h5")
     # Without a learning rate, training moves the statistics alone.
     run = [*processes.TINY, "--init_weights=start.weights.h5", "--learning_rate=0"]
+    run.append("--export=false")
     told = processes.done([*run, "--train_steps=2"], tmp_path)
     assert "Weights of start.weights.h5: weights of resnet_keras." in told
     saved = processes.tensors(tmp_path / "run")

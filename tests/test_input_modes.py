@@ -11,7 +11,7 @@ from PIL import Image
 from test_job import _done, _main
 
 SMALL = ["--model=cifar_resnet8", "--batch_size=8", "--train_steps=6", "--log_every=3",
-         "--steps_per_call=3", "--image_size=32"]  # fmt: skip
+         "--steps_per_call=3", "--image_size=32", "--export=false"]  # fmt: skip
 
 
 @pytest.fixture

@@ -91,7 +91,14 @@ def test_summary_ends_with_the_rows_of_table_1(tmp_path):
 
 
 def test_a_signal_saves_and_the_same_command_resumes(tmp_path):
-    command = [sys.executable, "-m", "resnet_keras.main", *TINY, "--train_steps=2000"]
+    command = [
+        sys.executable,
+        "-m",
+        "resnet_keras.main",
+        *TINY,
+        "--train_steps=2000",
+        "--export=false",
+    ]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     log = tmp_path / "runs/cifar_resnet8_digits/log.jsonl"
     deadline = time.time() + 300
@@ -102,7 +109,7 @@ def test_a_signal_saves_and_the_same_command_resumes(tmp_path):
     assert process.returncode == 75, errors
     (step,) = map(int, re.findall(r"Stopped by SIGTERM after step (\d+)", errors))
     assert 5 <= step < 2000
-    resumed = _done(*TINY, f"--train_steps={step + 6}", cwd=tmp_path)
+    resumed = _done(*TINY, f"--train_steps={step + 6}", "--export=false", cwd=tmp_path)
     assert f"steps {step:,} to {step + 6:,}" in resumed
     steps = [int(s) for s in re.findall(r'"step": (\d+)', log.read_text())]
     assert steps == sorted(steps)
@@ -132,7 +139,8 @@ def test_a_full_disk_is_one_sentence_and_spares_what_is_there(tmp_path):
 def test_the_best_checkpoint_is_kept_and_a_stretch_is_profiled(tmp_path):
     """A gentle start, then a rate that spoils it; and recomputation, and a batch in parts."""
     spoilt = ["--warmup_until_error=0.6", "--warmup_learning_rate=0.03", "--learning_rate=5"]
-    options = ["--recompute", "--accumulation_steps=2", "--profile_steps=4,5", "--run_dir=run"]
+    options = ["--recompute", "--accumulation_steps=2", "--profile_steps=4,5"]
+    options += ["--run_dir=run", "--export=false"]
     _done(*TINY, "--train_steps=120", "--evaluate_every=25", *spoilt, *options, cwd=tmp_path)
     lines = (tmp_path / "run/log.jsonl").read_text().splitlines()
     tested = [r for r in map(json.loads, lines) if r["kind"] == "test"]

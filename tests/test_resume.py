@@ -11,7 +11,8 @@ from PIL import Image
 from processes import TINY, assert_same_run, done, last_step, records, running, saved_step
 
 # Periods without a common measure, so that most kills fall between them.
-PERIODS = ["--log_every=3", "--checkpoint_every=7", "--evaluate_every=20", "--steps_per_call=4"]
+PERIODS = ["--log_every=3", "--checkpoint_every=7", "--evaluate_every=20", "--steps_per_call=4",
+           "--export=false"]  # fmt: skip
 
 
 def _kill_at(step: int, arguments: list[str], folder: Path, **options) -> None:
