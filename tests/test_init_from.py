@@ -58,7 +58,8 @@ def test_a_deeper_run_starts_where_the_shallower_one_ended(shallow, kind):
 def test_killed_it_starts_over_and_resumed_it_keeps_its_own_weights(shallow):
     folder = shallow["resnet"]
     run = folder / "killed"
-    arguments = _deep("resnet", "--run_dir=killed", "--train_steps=6", "--checkpoint_every=3")
+    arguments = _deep("resnet", "--run_dir=killed", "--train_steps=6", "--checkpoint_every=3",
+                      "--export=true", "--export_dir=out/deep")  # fmt: skip
     _kill_when(lambda: processes.records(run), arguments, folder)
     assert processes.saved_step(run) == 0
     (first,) = [r for r in processes.records(run) if r["kind"] == "start"]
