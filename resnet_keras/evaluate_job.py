@@ -135,13 +135,14 @@ def responses(config: Config) -> int:
         layers = [layer.name for layer in response_layers(model)]
         descending = sorted(stds, reverse=True)
         for index, (name, std) in enumerate(zip(layers, stds, strict=True)):
-            rows.append([run.run_dir, index + 1, name, std, descending[index]])
+            rows.append([run.run_dir, step, index + 1, name, std, descending[index]])
         curves[_line(run, runs)] = stds
         print(
             f"{run.run_dir}, step {step:,}: {len(stds)} layers, standard deviation "
             f"{min(stds):.3f} to {max(stds):.3f}, mean {sum(stds) / len(stds):.3f}"
         )
-    results.write_csv(folder / "responses.csv", ["run", "layer", "name", "std", "sorted_std"], rows)
+    header = ["run", "step", "layer", "name", "std", "sorted_std"]
+    results.write_csv(folder / "responses.csv", header, rows)
     figures.draw_responses(folder / "responses.png", curves)
     print(f"Written to  {folder}")
     return DONE
@@ -153,8 +154,10 @@ def _folder(config: Config, split: str) -> Path:
     run = ENSEMBLE if config.ensemble else Path(config.run_dir)
     if config.init_weights:
         run = Path("runs", Path(config.init_weights).stem)
-    true = "_true_average" if config.batchnorm_statistics == "true_average" else ""
-    return run / EVALUATION / f"{split}_{views_name(config)}{true}"
+    name = f"{split}_{views_name(config)}"
+    name += "_true_average" if config.batchnorm_statistics == "true_average" else ""
+    name += "_best" if config.checkpoint == "best" else ""
+    return run / EVALUATION / name
 
 
 def views_name(config: Config) -> str:

@@ -1,5 +1,6 @@
 """What --mode=train does, from a Config to an exit code."""
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -25,7 +26,7 @@ from resnet_keras.training.logs import Log
 from resnet_keras.training.optimizers import LossScale, MomentumSGD, all_finite
 from resnet_keras.training.profiling import Profiler
 from resnet_keras.training.recompute import recomputed
-from resnet_keras.training.runs import BEST, CHECKPOINT, PROFILE, open_run
+from resnet_keras.training.runs import BEST, CHECKPOINT, PROFILE, held, open_run
 from resnet_keras.training.signals import Stopped, StopRequest, ended_by_signals
 from resnet_keras.training.step import make_train_function
 from resnet_keras.training.strategy import (
@@ -67,9 +68,10 @@ def train(config: Config) -> int:
             flush=True,
         )
     try:
-        with ended_by_signals():  # TensorFlow waits here for the other workers
-            strategy = make_strategy(config.strategy, cluster)
-        return _train(config, cluster, strategy)
+        with held(Path(config.run_dir)) if cluster.is_chief else contextlib.nullcontext():
+            with ended_by_signals():  # TensorFlow waits here for the other workers
+                strategy = make_strategy(config.strategy, cluster)
+            return _train(config, cluster, strategy)
     except Stopped as stopped:
         print(f"{stopped} The same command resumes.", file=sys.stderr)
         return STOPPED

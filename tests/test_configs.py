@@ -7,6 +7,7 @@ from conftest import ROOT
 
 from resnet_keras import command_line, config
 from resnet_keras.models import complexity
+from resnet_keras.reporting.experiments import STARTS_FROM
 
 FILES = sorted((ROOT / "configs").glob("*.flags"))
 LEAVES = [file for file in FILES if not file.stem.startswith("base_")]
@@ -41,8 +42,12 @@ def test_leaf_opens_with_source_command_cost_and_result(file, monkeypatch):
     assert first[1].startswith(f"# Run: python -m resnet_keras.main --flagfile=configs/{file.name}")
     assert first[2].startswith("# Cost: ")
     assert "ublished" in first[3]
-    assert "easured" in first[3]
-    _parse(file, monkeypatch)
+    assert "not run" not in first[3], "what was run, the README's results say"
+    parsed = _parse(file, monkeypatch)
+    # By the name of its folder, a run belongs to its configuration.
+    assert parsed.run_dir == f"runs/{file.stem}"
+    start = STARTS_FROM.get(file.stem)
+    assert parsed.init_from == (f"runs/{start}" if start else "")
 
 
 @pytest.mark.parametrize("file", LEAVES, ids=lambda file: file.stem)

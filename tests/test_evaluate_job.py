@@ -150,6 +150,7 @@ def test_responses_of_two_runs(place, told):
     for run in ("a", "b"):
         own = [row for row in rows if row["run"] == run]
         assert [row["layer"] for row in own] == list("1234567")
+        assert {row["step"] for row in own} == {"12"}
         stds = [float(row["std"]) for row in own]
         assert [float(row["sorted_std"]) for row in own] == sorted(stds, reverse=True)
         assert min(stds) > 0

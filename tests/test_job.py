@@ -136,6 +136,20 @@ def test_a_full_disk_is_one_sentence_and_spares_what_is_there(tmp_path):
     assert "steps 12 to 20" in again
 
 
+def test_two_processes_never_train_in_one_directory(tmp_path):
+    command = [*TINY, "--train_steps=2000", "--export=false", "--run_dir=run"]
+    command.append("--checkpoint_every=5")
+    with processes.running(command, tmp_path) as (first,):
+        first.catch((tmp_path / "run/checkpoint").is_file)
+        second = _main(*command, cwd=tmp_path)
+        assert second.returncode == 2
+        assert "--run_dir=run is being trained by another process" in second.stderr
+        first.kill()
+    # The system takes the lock back from a process that is killed.
+    longer = f"--train_steps={processes.saved_step(tmp_path / 'run') + 2}"
+    assert "Resuming" in _done(*command, longer, cwd=tmp_path)
+
+
 def test_the_best_checkpoint_is_kept_and_a_stretch_is_profiled(tmp_path):
     """A gentle start, then a rate that spoils it; and recomputation, and a batch in parts."""
     spoilt = ["--warmup_until_error=0.6", "--warmup_learning_rate=0.03", "--learning_rate=5"]

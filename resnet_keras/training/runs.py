@@ -1,13 +1,16 @@
 """The run directory: config.json beside log and checkpoints, one configuration for life."""
 
+import contextlib
 import datetime
+import fcntl
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +92,32 @@ def open_run(
         raise InputError(
             f"--run_dir={run} cannot be written ({error.strerror}): name a directory that can."
         ) from None
+
+
+@contextlib.contextmanager
+def held(run: Path) -> Iterator[None]:
+    """Keep other processes from training in a directory; the system frees it when this one ends.
+
+    Some network file systems have no locks; there, nobody is kept off.
+
+    Raises:
+        InputError: where another process trains in it.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    handle = os.open(run, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"--run_dir={run} is being trained by another process: wait for its end, or give "
+                "another."
+            ) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(handle)
 
 
 def is_run(place: str) -> bool:
