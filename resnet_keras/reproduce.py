@@ -26,6 +26,7 @@ from resnet_keras.reporting.experiments import (
     Experiment,
     Row,
     configuration,
+    needed_runs,
     result_name,
 )
 from resnet_keras.reporting.tables import table
@@ -116,19 +117,7 @@ def plan(name: str, config: Config) -> list[Step]:
 
 def _runs(experiment: Experiment) -> list[str]:
     """Return the runs of an experiment in an order in which each can start."""
-    found: list[str] = []
-
-    def add(run: str) -> None:
-        first = STARTS_FROM.get(configuration(run)[0])
-        if first:
-            add(first)
-        if run not in found:
-            found.append(run)
-
-    for row in experiment.rows:
-        for run in row.runs:
-            add(run)
-    return found
+    return needed_runs(experiment.rows)
 
 
 def _train_arguments(run: str, config: Config) -> tuple[str, ...]:

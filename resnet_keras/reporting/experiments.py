@@ -8,6 +8,7 @@ by ``configs/cifar_r20.flags``, and ``cifar_r20_seed1`` by the same with ``--see
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -232,3 +233,20 @@ STARTS_FROM: dict[str, str] = {
     **{f"constructed_{run}": f"constructed_{run[:-2]}20" for run in ("plain56", "r56")},
     **{f"constructed_{run}_on": f"constructed_{run}" for run in ("plain20", "r20")},
 }
+
+
+def needed_runs(rows: Iterable[Row]) -> list[str]:
+    """Return the runs of some rows and those that they start from, in an order to train them in."""
+    found: list[str] = []
+
+    def add(run: str) -> None:
+        first = STARTS_FROM.get(configuration(run)[0])
+        if first:
+            add(first)
+        if run not in found:
+            found.append(run)
+
+    for row in rows:
+        for run in row.runs:
+            add(run)
+    return found

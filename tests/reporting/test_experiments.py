@@ -2,7 +2,13 @@
 
 import pytest
 
-from resnet_keras.reporting.experiments import EXPERIMENTS, STARTS_FROM, configuration
+from resnet_keras.reporting.experiments import (
+    EXPERIMENTS,
+    STARTS_FROM,
+    Row,
+    configuration,
+    needed_runs,
+)
 from resnet_keras.reporting.paper import TABLES, VOC_CLASSES
 
 
@@ -44,3 +50,8 @@ def test_a_run_is_made_from_one_that_starts_without_it():
         while chain[-1] in STARTS_FROM:
             chain.append(STARTS_FROM[chain[-1]])
             assert len(chain) < 5, "it goes round"
+
+
+def test_what_a_run_starts_from_is_trained_before_it_and_once():
+    rows = [Row("jitter", ("vgg_d_jitter",)), Row("both", ("vgg_e", "vgg_d"))]
+    assert needed_runs(rows) == ["vgg_a", "vgg_d", "vgg_d_384", "vgg_d_jitter", "vgg_e"]
