@@ -13,7 +13,13 @@ from typing import Any
 
 from resnet_keras.errors import InputError
 from resnet_keras.reporting import learning
-from resnet_keras.reporting.experiments import EXPERIMENTS, Row, configuration, result_name
+from resnet_keras.reporting.experiments import (
+    EXPERIMENTS,
+    Row,
+    configuration,
+    needed_runs,
+    result_name,
+)
 from resnet_keras.reporting.paper import TABLES, TOP1, TOP5
 from resnet_keras.reporting.run_files import TESTED, Evaluation, Run, responses_of
 from resnet_keras.reporting.standing import (
@@ -144,8 +150,8 @@ def runs_of(experiment: str, runs: Sequence[Run]) -> list[tuple[Row, Run]]:
 
 
 def multiply_adds(rows: Sequence[Row], plans: Mapping[str, Plan]) -> float | None:
-    """Return what it costs to train all runs of some rows; None where that is not known."""
-    names = sorted({run for row in rows for run in row.runs})
+    """Return what it costs to train all that some rows need; None where that is not known."""
+    names = needed_runs(rows)
     found = [plan for name in names if (plan := plans.get(configuration(name)[0]))]
     return sum(plan.multiply_adds for plan in found) if len(found) == len(names) else None
 

@@ -91,6 +91,15 @@ def test_rows_without_a_run_say_what_they_cost():
     assert str(line.standing) == "not run: 1.0e+15 multiply-adds"
 
 
+def test_a_row_costs_what_it_starts_from_too():
+    """VGG-D at S = 384 starts from D, and that from A: 1 + 2 + 4."""
+    costs = {"vgg_a": 1.0, "vgg_d": 2.0, "vgg_d_384": 4.0}
+    plans = {name: dataclasses.replace(PLAN, multiply_adds=cost) for name, cost in costs.items()}
+    rows = [x.row for x in results.lines("vgg_table3", [], {}, plans) if "D, S=384" in x.row.name]
+    assert results.multiply_adds(rows, plans) == 7.0
+    assert results.multiply_adds(rows, {"vgg_d_384": PLAN}) is None
+
+
 def test_seeds_are_one_line_with_mean_and_sample_deviation():
     """8.5, 9.0 and 9.5: mean 9, deviation 0.5 by n - 1."""
     runs = [
