@@ -10,13 +10,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
 import pipelines
 from resnet_keras import reproduce
 from resnet_keras.command_line import read
 from resnet_keras.config import VIEWS, Config, resumable
 from resnet_keras.errors import InputError
-from resnet_keras.reporting import markdown, page, readme, report
+from resnet_keras.reporting import evaluations, markdown, page, readme, report
 from resnet_keras.reporting.run_files import (
     METRICS,
     Evaluation,
@@ -82,7 +83,9 @@ def find(patterns: Sequence[str]) -> tuple[list[Run], dict[str, Evaluation]]:
             )
         names[place.name] = place
     ordered = [names[name] for name in sorted(names)]
-    runs = [_with_defaults(read_run(place)) for place in ordered if is_run(place)]
+    runs = [_completed(read_run(place)) for place in ordered if is_run(place)]
+    for run in runs:
+        evaluations.check(run)
     return runs, {
         place.name: read_evaluation(place / METRICS) for place in ordered if is_result(place)
     }
@@ -119,10 +122,20 @@ def _readme(root: Path, plans: dict[str, Plan]) -> int:
     return DONE
 
 
-def _with_defaults(run: Run) -> Run:
-    """Fill in flags that there were none of when a run was made: it had their defaults."""
+def _completed(run: Run) -> Run:
+    """Fill in ``usual``, and flags that there were none of when a run was made: their defaults."""
     defaults = _plain({field.name: field.default for field in fields(Config)})
-    return replace(run, flags=defaults | run.flags)
+    flags = defaults | run.flags
+    known: dict[str, Any] = {
+        name: tuple(flags[name]) if isinstance(flags[name], list) else flags[name]
+        for name in defaults
+    }
+    try:
+        recipe = Config(**known).make_recipe()
+    except ValueError:  # a network or recipe that is no more
+        return replace(run, flags=flags)
+    usual = {"recipe": recipe.name, "image_size": recipe.image_size}
+    return replace(run, flags=flags, usual=usual)
 
 
 def _plan(file: Path) -> Plan:

@@ -45,14 +45,17 @@ def write_run(place: Path, records: list[dict], data: dict | None = None, **flag
     return place
 
 
-def write_evaluation(folder: Path, members: list[dict], wrong: int, **more) -> Path:
-    """Write an evaluation of 10 images of two classes with its confusions; returns its file."""
+def write_evaluation(
+    folder: Path, members: list[dict], wrong: int, images: int = 10, **more
+) -> Path:
+    """Write an evaluation of images of two classes with its confusions; returns its file."""
     folder.mkdir(parents=True, exist_ok=True)
     metrics = {
-        "split": "test", "views": "center", "members": members, "images": 10, "wrong": wrong,
-        "top1_error": wrong / 10, **more,
+        "split": "test", "views": "center", "members": members, "images": images, "wrong": wrong,
+        "top1_error": wrong / images, **more,
     }  # fmt: skip
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    table = f"true \\ predicted,cat,dog\ncat,{6 - wrong},{wrong}\ndog,0,4\n"
+    cats = images - 4
+    table = f"true \\ predicted,cat,dog\ncat,{cats - wrong},{wrong}\ndog,0,4\n"
     (folder / "confusion.csv").write_text(table)
     return folder / "metrics.json"

@@ -16,8 +16,11 @@ from report_fixtures import evaluated, train, write_evaluation, write_run
 
 from resnet_keras import report_job
 from resnet_keras.main import main
+from resnet_keras.reporting import results
 from resnet_keras.reporting.readme import BEGIN, END
+from resnet_keras.reporting.standing import judge
 
+BFLOAT16 = {"precision": "bfloat16"}
 STEPS = range(4_000, 64_001, 4_000)
 VOID = {"meta", "img", "use", "path", "image", "br"}
 
@@ -70,6 +73,12 @@ def _records(wrong: int):
 
 
 @pytest.fixture(scope="module")
+def plans():
+    """Give what the configurations of this checkout ask for."""
+    return report_job.read_plans(ROOT / "configs")
+
+
+@pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """Give a folder with runs of Table 6, Fig. 6 and 7, one of our own, and one just begun."""
     folder = tmp_path_factory.mktemp("work")
@@ -80,14 +89,18 @@ def place(tmp_path_factory):
     own = write_run(folder / "runs/own", [train(100), evaluated(100, 3, images=10)], odd,
                     train_steps=100)  # fmt: skip
     write_evaluation(own / "evaluation/test_center", [{"place": "own", "step": 100}], 3)
-    start = {"kind": "start", "step": 0, "relative_difference": 1.23e-6, "error": 0.125,
+    start = {"kind": "start", "step": 0, "init_from": "constructed_plain20", "init_step": 64_000,
+             "relative_difference": 1.23e-6, "error": 0.125,
              "init_error": 0.125, "batch_error": 0.375, "init_batch_error": 0.25}  # fmt: skip
     write_run(folder / "runs/constructed_plain56", [start, *_records(500)])
     write_run(folder / "runs/begun", [])
     (folder / "runs/begun/log.jsonl").unlink()
-    table = "run,layer,name,std,sorted_std\n"
-    table += "".join(f"x/{name},{i},l{i},{std},{std}\n" for name in ("cifar_r20", "cifar_plain20")
-                     for i, std in enumerate((0.5, 0.25), 1))  # fmt: skip
+    table = "run,step,layer,name,std,sorted_std\n"
+    table += "".join(
+        f"x/{name},64000,{i},l{i},{std},{std}\n"
+        for name in ("cifar_r20", "cifar_plain20")
+        for i, std in enumerate((0.5, 0.25), 1)
+    )
     (folder / "runs/cifar_r20/responses").mkdir()
     (folder / "runs/cifar_r20/responses/responses.csv").write_text(table)
     Image.new("RGB", (2, 2)).save(folder / "runs/own/grid.png")
@@ -165,6 +178,44 @@ def test_a_constructed_net_is_told_beside_what_it_starts_from(report):
         assert what in report[1].split('## <a id="constructed_solution"')[1]
 
 
+def test_an_epoch_between_evaluations_is_what_imagenet_is_asked_for(checkout, plans):
+    """1,281,167 images in batches of 256 are 5,005 steps, and 10,010 are two epochs."""
+    for name, every, told in (
+        ("r50", 5_005, "measured"),
+        ("r101", 10_010, "measured; deviations: --evaluate_every=10010 (5005)"),
+    ):
+        records = [train(600_000), evaluated(600_000, 12_000, images=50_000)]
+        flags = plans[name].flags | {"evaluate_every": every}
+        place = write_run(
+            checkout / "saved_models" / name, records, {"training_images": 1_281_167}, **flags
+        )
+        (run,), _ = report_job.find([str(place)])
+        assert str(judge(run, plans, {})) == told
+
+
+@pytest.mark.parametrize(
+    ("flags", "made", "wrong", "told"),
+    [
+        ({}, {"recipe": "cifar", "image_size": 32, "precision": "float32"}, 815, ""),
+        ({}, {"recipe": "lab"}, 900, "--recipe=lab (cifar)"),
+        ({}, {"image_size": 40}, 900, "--image_size=40 (32)"),
+        ({}, {"precision": "bfloat16"}, 900, "--precision=bfloat16 (float32)"),
+        (BFLOAT16, BFLOAT16, 815, "--precision=bfloat16 (float32)"),
+        ({}, {"dataset": "cifar100"}, 900, "--dataset=cifar100 (cifar10)"),
+    ],
+)
+def test_a_test_is_compared_with_how_its_run_was_made(flags, made, wrong, told, checkout, plans):
+    """One that is another measurement does not contradict the log, in which 812 were wrong."""
+    place = write_run(checkout / "saved_models/cifar_r20", _records(500), **flags)
+    member = {"place": "cifar_r20", "step": 64_000, "scales": {"center": [32]}, **made}
+    metrics = {"dataset": made.get("dataset", "cifar10"), "images": 10_000}
+    write_evaluation(place / "evaluation/test_center", [member], wrong, **metrics)
+    runs, _ = report_job.find([str(place)])
+    (line,) = [x for x in results.lines("table6", runs, {}, plans) if x.values]
+    assert str(line.standing) == (f"measured; deviations: {told}" if told else "measured")
+    assert line.values == pytest.approx((wrong / 100,))
+
+
 def test_a_run_that_has_just_begun_is_told(report):
     assert "The log has no step yet." in Page(report[0]).text
     assert "begun" in report[1]
@@ -224,12 +275,11 @@ def test_a_report_needs_no_tensorflow(place):
 # The README.
 
 
-def test_the_readmes_table_is_that_of_the_committed_runs():
+def test_the_readmes_table_is_that_of_the_committed_runs(plans):
     """Mended by: python -m resnet_keras.main --mode=report --format=readme."""
     _, _, rest = (ROOT / "README.md").read_text().partition(BEGIN + "\n")
     part, end, _ = rest.partition("\n" + END)
     assert end
-    plans = report_job.read_plans(ROOT / "configs")
     assert part == report_job.results_part(ROOT, plans)
 
 
@@ -254,17 +304,29 @@ def test_the_readme_is_rewritten_between_its_marks(checkout, capsys):
     assert "](saved_models/cifar_r20/log.jsonl) |" in line
     # The other rows of the table, in one line with what they cost and the command.
     (rest,) = [line for line in text.splitlines() if "`--experiment=table6`" in line]
-    assert "ResNet-20:" not in rest
-    assert "ResNet-110: 6.61 ± 0.16 (best of five: 6.43); ResNet-1202: 7.93" in rest
+    assert rest == "| ResNet paper, Table 6: CIFAR-10 | 5 | 8.3e+16 | `--experiment=table6` |"
     assert "-old" in changes
     assert f"+{line}" in changes
     assert main(["--mode=report", "--format=readme"]) == 0
     assert capsys.readouterr().out.endswith("README.md is as its logs say.\n")
 
 
-def test_a_number_changed_by_hand_shows(checkout):
+def test_smoke_runs_are_one_line_an_experiment_without_their_numbers(checkout, plans):
+    """Fig. 1 and 6 has all three rows, Table 6 two, Fig. 7 none; each links to each log once."""
+    records = [train(500), evaluated(500, 5_000)]
+    for name in ("plain32", "r32", "r44"):
+        write_run(checkout / f"saved_models/cifar_{name}", records, train_steps=500)
+    text = report_job.results_part(checkout, plans)
+    for experiment, names in (("table6", ["r32", "r44"]), ("fig1_fig6", ["plain32", "r32", "r44"])):
+        start = f"| {experiment} | {len(names)} rows | — | — | — | smoke only: the commands work | "
+        (line,) = [x for x in text.splitlines() if x.startswith(start)]
+        found = re.findall(r"\(saved_models/cifar_(\w+)/log.jsonl\)", line)
+        assert found == names
+    assert "50.00" not in text
+
+
+def test_a_number_changed_by_hand_shows(checkout, plans):
     """In the log, so that its counts no longer fit; with them, so that the README is stale."""
-    plans = report_job.read_plans(ROOT / "configs")
     log = checkout / "saved_models/cifar_r20/log.jsonl"
     before = report_job.results_part(checkout, plans)
     *lines, last = log.read_text().splitlines()

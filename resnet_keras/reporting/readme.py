@@ -7,14 +7,13 @@ from pathlib import Path
 
 from resnet_keras.errors import InputError
 from resnet_keras.reporting import results
-from resnet_keras.reporting.document import Cell, Inline, Link, Table
+from resnet_keras.reporting.document import Cell, Code, Inline, Link, Table
 from resnet_keras.reporting.experiments import EXPERIMENTS, Row
 from resnet_keras.reporting.markdown import table
-from resnet_keras.reporting.report import not_run_table
 from resnet_keras.reporting.results import Line
 from resnet_keras.reporting.run_files import LOG, METRICS, Evaluation, Run, fingerprint
 from resnet_keras.reporting.run_section import HASH
-from resnet_keras.reporting.standing import NOT_RUN, Plan
+from resnet_keras.reporting.standing import NOT_RUN, SMOKE, Plan
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
@@ -37,20 +36,25 @@ def part(
     not_run: dict[str, list[Row]] = {}
     for name in EXPERIMENTS:
         before: Line | None = None
+        smoke: list[Line] = []
         for line in results.lines(name, runs, evaluations, plans):
             # Another quantity of the same runs: what was said once is not said again.
             again = before is not None and (line.row, line.runs) == (before.row, before.runs)
             before = line
-            if line.standing.status != NOT_RUN:
+            if line.standing.status == SMOKE:
+                smoke.append(line)
+            elif line.standing.status != NOT_RUN:
                 rows.append(_row(line, root, again))
             elif not again:
                 not_run.setdefault(name, []).append(line.row)
+        if smoke:
+            rows.append(_smoke(smoke, root))
     header = ["experiment", "row", "published", "measured", "difference", "status", "log"]
     parts = (
         [table(Table(header, rows, frozenset({2, 3, 4})))] if rows else ["No run is committed yet."]
     )
     if not_run:
-        parts += ["Not run:", table(not_run_table(not_run, plans))]
+        parts += ["Not run:", table(_not_run(not_run, plans))]
     return "\n\n".join(parts)
 
 
@@ -78,15 +82,33 @@ def _row(line: Line, root: Path, again: bool) -> list[Cell]:
         f"{measured}, n = {len(line.values)}" if len(line.values) > 1 else measured,
         "—" if line.difference is None else f"{line.difference:+.2f}",
         "" if again else str(line.standing),
-        "" if again else _logs(line, root),
+        "" if again else _logs([line], root),
     ]
 
 
-def _logs(line: Line, root: Path) -> Cell:
+def _smoke(lines: Sequence[Line], root: Path) -> list[Cell]:
+    """Return one line for all rows of an experiment whose numbers say nothing of the networks."""
+    count = len({line.row for line in lines})
+    rows, told = f"{count} row{'s' * (count != 1)}", f"{SMOKE}: the commands work"
+    return [lines[0].experiment, rows, "—", "—", "—", told, _logs(lines, root)]
+
+
+def _not_run(experiments: Mapping[str, Sequence[Row]], plans: Mapping[str, Plan]) -> Table:
+    rows: list[list[Cell]] = []
+    for name, left in experiments.items():
+        cost = results.multiply_adds(left, plans)
+        told = "" if cost is None else f"{cost:.1e}"
+        rows.append([EXPERIMENTS[name].title, str(len(left)), told, Code(f"--experiment={name}")])
+    header = ["experiment", "rows", "multiply-adds", "with --mode=reproduce"]
+    return Table(header, rows, frozenset({1, 2}))
+
+
+def _logs(lines: Sequence[Line], root: Path) -> Cell:
     """Return links to what the numbers come from, each with the head of its fingerprint."""
-    places = [run.place for run in line.runs]
-    if line.place and line.place not in places:
-        places.insert(0, line.place)
+    places: dict[Path, None] = {}  # each once, in this order
+    for line in lines:
+        places |= dict.fromkeys([line.place] if line.place else [])
+        places |= dict.fromkeys(run.place for run in line.runs)
     parts: list[Inline] = []
     for place in places:
         file = place / (LOG if (place / LOG).is_file() else METRICS)

@@ -20,7 +20,7 @@ from resnet_keras.reporting.experiments import EXPERIMENTS, Row, configuration
 from resnet_keras.reporting.paper import TABLES
 from resnet_keras.reporting.results import Line
 from resnet_keras.reporting.run_files import TESTED, Evaluation, Run, responses_of
-from resnet_keras.reporting.standing import NOT_RUN, Plan, judge
+from resnet_keras.reporting.standing import NOT_RUN, Plan, Standing, judge
 
 # Test errors (%) whose first step is told of the runs of a figure.
 REACHED = {"fig4": (60, 50, 40, 35, 30), "fig1_fig6": (50, 30, 20, 15, 10)}
@@ -53,6 +53,8 @@ def blocks(
         evaluations: of ensembles, by their folders' names.
         plans: by configuration.
     """
+    by_name = {run.name: run for run in runs}
+    standings = {run.name: judge(run, plans, by_name) for run in runs}
     found: list[Block] = [Paragraph(STATUSES)]
     not_run: dict[str, tuple[Row, ...]] = {}
     for name in EXPERIMENTS:
@@ -64,18 +66,18 @@ def blocks(
     answered = {run.name for name in EXPERIMENTS for _, run in results.runs_of(name, runs)}
     others = [run for run in runs if run.name not in answered]
     if others:
-        found += [Heading(2, "Other runs", "others"), _others(others, plans)]
+        found += [Heading(2, "Other runs", "others"), _others(others, standings)]
     measured = responses_of(runs)
     if measured:
         found += [
             Heading(2, "Layer responses, as in Fig. 7 of the ResNet paper", "responses"),
-            drawings.responses(measured),
+            drawings.responses({name: those.stds for name, those in measured.items()}),
         ]
     if not_run:
         found += [Heading(2, "Not run", "not-run"), not_run_table(not_run, plans)]
     found.append(Heading(2, "Runs", "runs"))
     for run in runs:
-        found += run_section.section(run, judge(run, plans.get(configuration(run.name)[0])))
+        found += run_section.section(run, standings[run.name])
     return found
 
 
@@ -165,10 +167,9 @@ def _joined(parts: Sequence[Inline]) -> Cell:
     return tuple(piece for part in parts for piece in (", ", part))[1:]
 
 
-def _others(runs: Sequence[Run], plans: Mapping[str, Plan]) -> Table:
+def _others(runs: Sequence[Run], standings: Mapping[str, Standing]) -> Table:
     rows: list[list[Cell]] = []
     for run in runs:
-        standing = judge(run, plans.get(configuration(run.name)[0]))
         trained = learning.training_error(run)
         _, errors = learning.curve(run, "top1_error", *TESTED)
         rows.append(
@@ -176,7 +177,7 @@ def _others(runs: Sequence[Run], plans: Mapping[str, Plan]) -> Table:
                 Link(run.name, f"#run-{slug(run.name)}"),
                 "—" if trained is None else f"{100 * trained[0]:.2f}",
                 f"{100 * errors[-1]:.2f}" if errors else "—",
-                str(standing),
+                str(standings[run.name]),
             ]
         )
     return Table(["run", results.TRAINING, results.TEST, "status"], rows, frozenset({1, 2}))

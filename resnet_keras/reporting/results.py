@@ -13,6 +13,7 @@ from typing import Any
 
 from resnet_keras.errors import InputError
 from resnet_keras.reporting import learning
+from resnet_keras.reporting.evaluations import deviating
 from resnet_keras.reporting.experiments import (
     EXPERIMENTS,
     Row,
@@ -30,11 +31,13 @@ from resnet_keras.reporting.standing import (
     UNKNOWN,
     Plan,
     Standing,
-    deviating,
     judge,
     worse,
 )
 
+# Tables of errors on ImageNet's test set, which its server alone tells: ours are on the validation
+# images, and their difference would say nothing.
+ON_TEST_SET = frozenset({"resnet_table5"})
 TRAINING, TEST, RESPONSE = "training error (%)", "test error (%)", "mean response (std)"
 # Columns of published tables that runs answer, and those of figures, which publish no numbers.
 QUANTITIES = {
@@ -173,21 +176,23 @@ def _entries(
         return [_together(row, result, runs, plans)] if result else []
     (name,) = row.runs
     views = "+".join(row.views)
-    responses = responses_of(runs)
+    responses, by_name = responses_of(runs), {run.name: run for run in runs}
     found = []
     for run in runs:
         if configuration(run.name)[0] != name:
             continue
         plan = plans.get(name)
-        standing, trained = judge(run, plan), learning.training_error(run)
+        standing, trained = judge(run, plans, by_name), learning.training_error(run)
         metrics, member = _evaluated(run, views)
         if member and member["step"] < run.step:
             standing = worse(standing, UNFINISHED, f"evaluated at step {member['step']:,}")
-        standing = deviating(standing, member, plan, row)
-        stds = responses.get(run.name)
+        standing = deviating(standing, run, metrics, member, plan, row)
+        measured = responses.get(run.name)
+        if RESPONSE in quantities(experiment) and measured and measured.step != run.step:
+            standing = worse(standing, UNFINISHED, f"responses at step {measured.step:,}")
         values = _values(metrics) | {
             "training": None if trained is None else 100 * trained[0],
-            "response": statistics.mean(stds) if stds else None,
+            "response": statistics.mean(measured.stds) if measured else None,
         }
         shown = {quantity: get(values) for quantity, get in QUANTITIES.items()}
         missing = [q for q in quantities(experiment) if shown[q] is None]
@@ -235,10 +240,10 @@ def _together(
             reasons.append(f"{name} is not among the runs")
             continue
         plan = plans.get(configuration(name)[0])
-        standing = judge(run, plan)
+        standing = judge(run, plans, by_name)
         if member.get("step", run.step) < run.step:
             standing = worse(standing, UNFINISHED, f"evaluated at step {member['step']:,}")
-        standing = deviating(standing, member, plan, row)
+        standing = deviating(standing, run, metrics, member, plan, row)
         statuses.add(standing.status)
         reasons += [f"{name} {reason}" for reason in standing.reasons]
         deviations += [f"{name} {deviation}" for deviation in standing.deviations]
@@ -288,4 +293,5 @@ def published(experiment: str, row: Row, quantity: str) -> tuple[float | None, s
     # As it is printed: 7.40, not 7.4.
     column = [table.value(name, quantity) for name in table.rows]
     digits = max(len(str(other).partition(".")[2]) for other in column if other is not None)
-    return value, str(value) if isinstance(value, int) else f"{value:.{digits}f}"
+    printed = str(value) if isinstance(value, int) else f"{value:.{digits}f}"
+    return (None, f"{printed} (test set)") if key in ON_TEST_SET else (value, printed)

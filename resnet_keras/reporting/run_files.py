@@ -25,6 +25,7 @@ TEXTS = (
     CONFIG, LOG, METRICS, "confusion.csv", "per_class.csv", "evaluation/*/metrics.json",
     "evaluation/*/confusion.csv", "evaluation/*/per_class.csv", "responses/responses.csv",
 )  # fmt: skip
+RESPONSES = ["run", "step", "layer", "name", "std", "sorted_std"]  # columns
 ROUNDING = 1e-9  # between a share and the quotient of its counts
 
 
@@ -39,12 +40,21 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Responses:
+    """Hold the standard deviations of a network's layers, after so many steps."""
+
+    step: int
+    stds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Run:
     """Hold what a run's directory says.
 
     flags, data, environments: of ``config.json``. records: of ``log.jsonl``, in its order.
-    evaluations: by folder, "test_ten_crop". responses: standard deviations by layer, by the name
-    of the run that they are of.
+    evaluations: by folder, "test_ten_crop". responses: by the name of the run that they are of.
+    usual: recipe and image size that it is tested with unless others are asked for; {} where they
+    are not known.
     """
 
     place: Path
@@ -53,7 +63,8 @@ class Run:
     environments: list[dict[str, Any]]
     records: list[dict[str, Any]]
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
-    responses: dict[str, list[float]] = field(default_factory=dict)
+    responses: dict[str, Responses] = field(default_factory=dict)
+    usual: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -84,8 +95,8 @@ def read_run(place: Path) -> Run:
     """Read a run's directory.
 
     Raises:
-        InputError: naming file and line or field, where something is damaged or two numbers
-            contradict each other.
+        InputError: naming file and line or field, where something is damaged or two numbers of
+            one file contradict each other.
     """
     config = _json(place / CONFIG)
     for part, kind in (("flags", dict), ("data", dict), ("environments", list)):
@@ -96,13 +107,10 @@ def read_run(place: Path) -> Run:
         file.parent.name: read_evaluation(file)
         for file in sorted((place / "evaluation").glob(f"*/{METRICS}"))
     }
-    run = Run(
+    return Run(
         place, config["flags"], config["data"], config["environments"], _records(place / LOG),
         evaluations, _responses(place / "responses" / "responses.csv"),
     )  # fmt: skip
-    for evaluation in evaluations.values():
-        _compare(evaluation, run)
-    return run
 
 
 def read_evaluation(file: Path) -> Evaluation:
@@ -193,26 +201,6 @@ def _check_shares(found: dict[str, Any], where: str) -> None:
             )
 
 
-def _compare(evaluation: Evaluation, run: Run) -> None:
-    """Refuse an evaluation of the centre crop that differs from the log's own at its step."""
-    metrics = evaluation.metrics
-    member, *others = metrics["members"]
-    if metrics.get("views") != "center" or others or "step" not in member:
-        return
-    if member.get("batchnorm_statistics", "moving_average") != "moving_average":
-        return
-    for record in run.of_kind(metrics.get("split", "test")):
-        if record["step"] != member["step"]:
-            continue
-        for name in ("images", "wrong"):
-            if record[name] != metrics[name]:
-                raise InputError(
-                    f"{evaluation.file} has {name!r}: {metrics[name]}, and {run.place / LOG} has "
-                    f"{record[name]} at the same step {record['step']}: restore both, or evaluate "
-                    "again."
-                )
-
-
 def _confusion(file: Path) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
     _, *rows = _table(file)
     try:
@@ -225,12 +213,21 @@ def _confusion(file: Path) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]
     return classes, counts
 
 
-def _responses(file: Path) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {}
-    for number, row in enumerate(_table(file)[1:] if file.is_file() else (), 2):
+def _responses(file: Path) -> dict[str, Responses]:
+    if not file.is_file():
+        return {}
+    header, *rows = _table(file) or [[]]
+    if header != RESPONSES:
+        raise InputError(
+            f"{file} has the columns {','.join(header)!r}, not {','.join(RESPONSES)!r}: measure "
+            "again by --mode=responses."
+        )
+    found: dict[str, Responses] = {}
+    for number, row in enumerate(rows, 2):
         try:
-            run, _, _, std, _ = row
-            found.setdefault(Path(run).name, []).append(float(std))
+            run, step, _, _, std, _ = row
+            before = found.get(Path(run).name, Responses(int(step), ()))
+            found[Path(run).name] = Responses(before.step, (*before.stds, float(std)))
         except ValueError:
             raise InputError(f"Line {number} of {file} is no layer's response: restore the "
                              "file.") from None  # fmt: skip
@@ -242,11 +239,11 @@ def _table(file: Path) -> list[list[str]]:
         return list(csv.reader(stream))
 
 
-def responses_of(runs: Iterable[Run]) -> dict[str, list[float]]:
+def responses_of(runs: Iterable[Run]) -> dict[str, Responses]:
     """Return the layer responses of all runs, by name; a run's own file goes before others'."""
-    found: dict[str, list[float]] = {}
-    own: dict[str, list[float]] = {}
+    found: dict[str, Responses] = {}
+    own: dict[str, Responses] = {}
     for run in runs:
         found |= run.responses
-        own |= {name: stds for name, stds in run.responses.items() if name == run.name}
+        own |= {name: those for name, those in run.responses.items() if name == run.name}
     return dict(sorted((found | own).items()))

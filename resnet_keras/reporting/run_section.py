@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from resnet_keras.reporting import drawings, learning
+from resnet_keras.reporting import drawings, evaluations, learning
 from resnet_keras.reporting.document import (
     Block,
     Cell,
@@ -63,7 +63,23 @@ def _evaluations(run: Run) -> list[Block]:
         member = evaluation.metrics["members"][0]
         rows.append([name, *_errors(evaluation.metrics, member.get("step", 0))])
     header = ["evaluation", "step", "images", "wrong", "top-1 error", "95 % interval", "top-5"]
-    return [Table(header, rows, frozenset(range(1, 7)))] if rows else []
+    return [Table(header, rows, frozenset(range(1, 7))), *_differing(run)] if rows else []
+
+
+def _differing(run: Run) -> list[Block]:
+    """Tell what the log says of a test that an evaluation made again with another answer."""
+    found: list[Block] = []
+    for name, evaluation in run.evaluations.items():
+        record, wrong = evaluations.of_log(run, evaluation), evaluation.metrics["wrong"]
+        if record and record["wrong"] != wrong:
+            found.append(
+                Paragraph(
+                    f"At step {record['step']:,} the log counts {record['wrong']:,} wrong, {name} "
+                    f"{wrong:,}: other batch sizes, devices and precisions round otherwise. The "
+                    "tables show the evaluation's."
+                )
+            )
+    return found
 
 
 def _errors(found: Mapping[str, Any], step: int) -> list[Cell]:

@@ -5,12 +5,13 @@ Standard library only. What was asked for comes in as a plan.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resnet_keras.reporting.experiments import STARTS_FROM, Row, configuration
+from resnet_keras.reporting.experiments import STARTS_FROM, configuration
 from resnet_keras.reporting.run_files import Run
 
 MEASURED, SMOKE, UNFINISHED, NOT_RUN = "measured", "smoke only", "unfinished", "not run"
@@ -47,32 +48,50 @@ class Standing:
         return told + (f"; deviations: {', '.join(self.deviations)}" if self.deviations else "")
 
 
-def judge(run: Run, plan: Plan | None) -> Standing:
-    """Tell whether a run is what its configuration asks for."""
+def judge(run: Run, plans: Mapping[str, Plan], runs: Mapping[str, Run]) -> Standing:
+    """Tell whether a run is what its configuration asks for.
+
+    Args:
+        run: which may have just begun.
+        plans: by configuration.
+        runs: by name; deviations of the one that it started from are its own, too.
+    """
+    name, seed = configuration(run.name)
+    plan = plans.get(name)
     asked = run.flags["train_steps"]
     over = run.step >= asked
     if plan is None:
         return Standing(UNKNOWN if over else UNFINISHED, () if over else (_at(run.step, asked),))
     reasons, deviations = [], []
-    name, seed = configuration(run.name)
     wanted = dict(plan.flags) | ({} if seed is None else {"seed": seed})
     for flag in ("dataset", "classes"):
         if run.flags.get(flag, wanted[flag]) != wanted[flag]:
-            reasons.append(f"on {_told(flag, run.flags[flag], wanted[flag])}")
+            reasons.append(f"on {told(flag, run.flags[flag], wanted[flag])}")
     images = plan.training_images - run.flags.get("validation_images", 0)
     found = run.data.get("training_images", 0)
+    if wanted.get("lr_schedule") == "plateau" and not wanted["evaluate_every"]:
+        # After each epoch, as training makes definite what its configuration leaves open.
+        wanted["evaluate_every"] = math.ceil(found / run.flags["batch_size"])
     if not reasons and plan.training_images and found < images:
         reasons.append(f"{found:,} of {images:,} training images")
     if asked < wanted["train_steps"]:
         reasons.append(f"{asked:,} of {wanted['train_steps']:,} steps")
     if asked > wanted["train_steps"]:
-        deviations.append(_told("train_steps", asked, wanted["train_steps"]))
-    start = Path(run.flags.get("init_from", "")).name
-    if configuration(start)[0] != STARTS_FROM.get(name, "") if start else name in STARTS_FROM:
-        deviations.append(_told("init_from", start, STARTS_FROM.get(name, "")))
+        deviations.append(told("train_steps", asked, wanted["train_steps"]))
+    first, (start, step) = STARTS_FROM.get(name, ""), _start(run)
+    if configuration(start)[0] != first:
+        deviations.append(told("init_from", start, first))
+    elif first and run.records:
+        needed = plans[first].flags["train_steps"] if first in plans else step
+        if step != needed:
+            (reasons if step < needed else deviations).append(
+                f"from {start} at step {step:,} of {needed:,}"
+            )
+        others = judge(runs[start], plans, runs).deviations if start in runs else ()
+        deviations += [f"{start} {deviation}" for deviation in others]
     apart = {"dataset", "classes", "train_steps", "init_from", *plan.free}
     deviations += [
-        _told(flag, run.flags[flag], value)
+        told(flag, run.flags[flag], value)
         for flag, value in wanted.items()
         if flag not in apart and run.flags.get(flag, value) != value
     ]
@@ -86,30 +105,22 @@ def worse(standing: Standing, status: str, *reasons: str) -> Standing:
     return Standing(status, (*standing.reasons, *reasons), standing.deviations)
 
 
-def deviating(
-    standing: Standing, member: Mapping[str, Any], plan: Plan | None, row: Row
-) -> Standing:
-    """Add what was evaluated of a run otherwise than its row asks for."""
-    wanted: dict[str, Any] = {"checkpoint": "latest", "batchnorm_statistics": "moving_average"}
-    told = [
-        _told(name, member[name], value)
-        for name, value in wanted.items()
-        if member.get(name, value) != value
-    ]
-    if plan and isinstance(member.get("scales"), dict):
-        for view in row.views:
-            found, asked = member["scales"].get(view), list(plan.scales[view])
-            if found != asked:
-                told.append(_told("scales", found, asked))
-    return Standing(standing.status, standing.reasons, (*standing.deviations, *told))
+def told(flag: str, found: Any, wanted: Any) -> str:
+    """Return a deviation as text: the flag that makes it, and what was asked for."""
+    return f"--{flag}={_text(found)} ({_text(wanted) or 'none'})"
+
+
+def _start(run: Run) -> tuple[str, int]:
+    """Return the name of the run that one started from, and that one's step; "" for none."""
+    if not run.records:
+        return Path(run.flags.get("init_from", "")).name, 0
+    # The log knows what happened; a run that goes on has its own weights, whatever it is asked.
+    begun = next(iter(run.of_kind("start")), {})
+    return begun.get("init_from", ""), begun.get("init_step", 0)
 
 
 def _at(step: int, asked: int) -> str:
     return f"at step {step:,} of {asked:,}" if step else f"no step yet of {asked:,}"
-
-
-def _told(flag: str, found: Any, wanted: Any) -> str:
-    return f"--{flag}={_text(found)} ({_text(wanted) or 'none'})"
 
 
 def _text(value: Any) -> str:

@@ -6,8 +6,14 @@ import pytest
 from report_fixtures import evaluated, train, write_evaluation, write_run
 
 from resnet_keras.errors import InputError
-from resnet_keras.reporting.run_files import fingerprint, read_evaluation, read_run
+from resnet_keras.reporting.run_files import (
+    Responses,
+    fingerprint,
+    read_evaluation,
+    read_run,
+)
 
+HEADER = "run,step,layer,name,std,sorted_std\n"
 RECORDS = [train(100), evaluated(100, 2_000), train(200), evaluated(200, 900)]
 
 
@@ -92,17 +98,25 @@ def test_confusions_are_those_of_the_metrics(tmp_path):
         read_evaluation(file)
 
 
-def test_an_evaluation_and_the_log_agree_at_one_step(tmp_path):
-    place = write_run(tmp_path / "r", [train(100), evaluated(100, 3, images=10)])
-    members = [{"place": "r", "step": 100, "batchnorm_statistics": "moving_average"}]
-    write_evaluation(place / "evaluation/test_center", members, 3)
-    read_run(place)
-    write_evaluation(place / "evaluation/test_center", members, 2)
-    with pytest.raises(InputError, match=r"'wrong': 2, and .*log.jsonl has 3 at the same step 100"):
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("run,layer,name,std,sorted_std\nr,1,conv,0.5,0.5\n",
+         r"responses.csv has the columns 'run,layer,name,std,sorted_std', not 'run,step,layer"),
+        ("", r"responses.csv has the columns '', not 'run,step"),
+        (HEADER + "r,100,1,conv,0.5\n", r"Line 2 of .*responses.csv is no layer's response"),
+        (HEADER + "r,?,1,conv,0.5,0.5\n", r"Line 2 of .*responses.csv is no layer's response"),
+    ],
+)  # fmt: skip
+def test_responses_that_do_not_tell_their_step_are_refused(text, sentence, tmp_path):
+    place = write_run(tmp_path / "r", RECORDS)
+    (place / "responses").mkdir()
+    file = place / "responses/responses.csv"
+    file.write_text(HEADER + "x/r,100,1,a,0.5,0.75\nx/r,100,2,b,0.75,0.5\n")
+    assert read_run(place).responses == {"r": Responses(100, (0.5, 0.75))}
+    file.write_text(text)
+    with pytest.raises(InputError, match=sentence):
         read_run(place)
-    members[0]["batchnorm_statistics"] = "true_average"  # another network
-    write_evaluation(place / "evaluation/test_center", members, 2)
-    read_run(place)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"flags": {}}', "\x00"])
