@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import json
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from resnet_keras.config import Config
 from resnet_keras.errors import InputError
 from resnet_keras.training.runs import CONFIG, is_run
 from resnet_keras.validation import (
+    check_data,
     check_reproduction,
+    check_train_flags,
     check_weights_alone,
     validate,
     validate_value,
@@ -45,6 +48,7 @@ def parse(arguments: Sequence[str]) -> Config:
     config = _read(arguments, {})
     if config.mode == "reproduce":
         check_reproduction(config)
+        check_train_flags(_expand_flagfiles(shlex.split(config.train_flags), Path(), ()))
     if config.mode in ("evaluate", "responses", "export"):
         check_weights_alone(config)
         run = "" if config.init_weights else _first_run(config.resolved())
@@ -52,6 +56,7 @@ def parse(arguments: Sequence[str]) -> Config:
             config = _read(arguments, _settings_of_run(run, arguments))
     config = config.resolved()
     validate(config)
+    check_data(config)
     return config
 
 
@@ -59,9 +64,11 @@ def read(arguments: Sequence[str]) -> Config:
     """Return the Config of a training, whose data need not be there: for what it would do.
 
     Raises:
-        InputError: for an unknown flag, a bad value or a positional argument.
+        InputError: as ``parse``, but for data that are not there.
     """
-    return _read(_expand_flagfiles(arguments, Path(), ()), {}).resolved()
+    config = _read(_expand_flagfiles(arguments, Path(), ()), {}).resolved()
+    validate(config)
+    return config
 
 
 def of_run(config: Config, run_dir: str) -> tuple[Config, list[str]]:
@@ -74,7 +81,17 @@ def of_run(config: Config, run_dir: str) -> tuple[Config, list[str]]:
     asked = {name: getattr(config, name) for name in _ASKED}
     member = dataclasses.replace(_read([], saved["flags"]), run_dir=run_dir, **asked)
     validate(member)
+    check_data(member)
     return member, saved["data"].get("class_names", [])
+
+
+def read_run(run_dir: str) -> Config:
+    """Return the Config that a run was trained with.
+
+    Raises:
+        InputError: where the directory holds no run.
+    """
+    return _read([], _saved(run_dir)["flags"])
 
 
 def _first_run(config: Config) -> str:

@@ -290,7 +290,7 @@ _EXPANDED = tuple(
 )
 
 # What may differ when a run is resumed: none of these changes what a step computes.
-_RESUMABLE = (
+_IMMATERIAL = (
     "mode data_dir train_steps strategy run_dir restart steps_per_call log_every checkpoint_every "
     "keep_checkpoints evaluate_every evaluation_batch_size tensorboard profile_steps checkpoint "
     "recompute max_bad_fraction export_dir fold export_precision saved_model images output_dir "
@@ -301,7 +301,13 @@ _RESUMABLE = (
 
 def resumable(config: Config) -> set[str]:
     """Return the flags that may differ when the run is resumed."""
-    free = set(_RESUMABLE)
+    # It has weights of its own: where the run that it started from lies now is all one.
+    return immaterial(config) | {"init_from"}
+
+
+def immaterial(config: Config) -> set[str]:
+    """Return the flags that do not decide what a run's steps compute."""
+    free = set(_IMMATERIAL)
     if config.lr_schedule == "plateau":
         free -= {"evaluate_every"}  # the rate follows from the evaluations
     if config.lr_schedule == "cosine":

@@ -17,7 +17,7 @@ import pipelines
 from pipelines import service
 from pipelines.prepare import prepare as write_prepared
 from pipelines.samples import encoded_samples
-from resnet_keras.config import Config, resumable
+from resnet_keras.config import Config, immaterial
 from resnet_keras.errors import InputError
 from resnet_keras.evaluation.batchnorm import has_statistics, set_true_averages
 from resnet_keras.models import build_model, complexity, load_weights
@@ -256,7 +256,7 @@ def export_newest(
     """Export a checkpoint of a run; return the version's folder and the step."""
     # The checkpoint's variables are float32 in every precision, and so is what is exported from.
     model, step = restore(dataclasses.replace(config, precision="float32"), source, recipe)
-    free = resumable(config)
+    free = immaterial(config)
     # What decides the result; where things lie on this machine is nobody's business.
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in free}
     for flag in ("init_weights", "init_from"):

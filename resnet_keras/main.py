@@ -11,6 +11,7 @@ from resnet_keras.config import manual
 from resnet_keras.errors import InputError
 from resnet_keras.reproduce import reproduce
 from resnet_keras.startup import quiet
+from resnet_keras.training.signals import terminating
 from resnet_keras.validation import check_places
 from resnet_keras.version import __version__
 
@@ -66,8 +67,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def console() -> None:
     """Run as the console command ``resnet-keras``."""
-    # SIGTERM is Ctrl-C: what is half-written is cleared away, and the exit code says resumable.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # They are Ctrl-C: what is half-written is cleared away, and the exit code says resumable.
+    for number in terminating():
+        signal.signal(number, signal.default_int_handler)
     sys.exit(main(sys.argv[1:]))
 
 

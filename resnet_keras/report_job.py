@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pipelines
-from resnet_keras import reproduce
+from resnet_keras import costs, reproduce
 from resnet_keras.command_line import read
-from resnet_keras.config import VIEWS, Config, resumable
+from resnet_keras.config import VIEWS, Config, immaterial
 from resnet_keras.errors import InputError
 from resnet_keras.reporting import evaluations, markdown, page, readme, report
 from resnet_keras.reporting.run_files import (
@@ -144,11 +144,11 @@ def _plan(file: Path) -> Plan:
     kept = len(config.classes) / data.classes if config.classes and data.classes else 1
     return Plan(
         flags=_plain(asdict(config)),
-        free=frozenset(resumable(config)),
+        free=frozenset(immaterial(config)),
         training_images=round(kept * (data.train_images or 0)),
         test_images=round(kept * (data.test_images or 0)),
         scales={view: config.evaluation_scales(view, recipe) for view in VIEWS},
-        multiply_adds=reproduce.training_cost(config),
+        multiply_adds=costs.training_cost(config),
     )
 
 

@@ -8,39 +8,33 @@ import json
 import os
 import shlex
 import signal
-import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from types import FrameType
 
-import pipelines
-from resnet_keras import command_line
+from resnet_keras import command_line, costs, finished
 from resnet_keras.config import Config
 from resnet_keras.errors import InputError
-from resnet_keras.models import complexity
 from resnet_keras.reporting.experiments import (
     EXPERIMENTS,
     STARTS_FROM,
-    Experiment,
     Row,
     configuration,
     needed_runs,
     result_name,
 )
 from resnet_keras.reporting.tables import table
-from resnet_keras.training.runs import CONFIG, EVALUATION, LOG, RESPONSES
+from resnet_keras.training.runs import EVALUATION, RESPONSES
+from resnet_keras.training.signals import forget_closed_terminal, terminating
 
-DONE, OTHER = 0, 1
+DONE, OTHER, BAD_INPUT, RESUMABLE = 0, 1, 2, 75
 CONFIGS = Path(__file__).parent.parent / "configs"
 REPORTS = "reports"  # folder within --run_dir
-BACKWARD = 2  # gradients of inputs and of weights cost as much as the forward pass each
-ASPECT = 4 / 3  # of a photograph, where whole images are tested
 # NVIDIA/DeepLearningExamples, ResNet-50 v1.5 in TensorFlow, 8 V100 of a DGX-1, float32 with XLA:
 # 3,170 images/s; 4.09e9 multiply-adds forward.
-LARGE = 128  # pixels
-GPUS, GPU_RATE = "8 V100 GPUs", 3_170 * (1 + BACKWARD) * 4.09e9
+GPUS, GPU_RATE = "8 V100 GPUs", 3_170 * (1 + costs.BACKWARD) * 4.09e9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,28 +60,50 @@ def reproduce(config: Config) -> int:
         raise InputError(
             f"{CONFIGS} is missing: reproduce from a checkout, which has the configurations."
         )
-    steps = plan(config.experiment, config)
-    for run in _runs(experiment) if not config.dry_run else ():
+    if not config.dry_run:
+        _check_alone(os.environ.get("TF_CONFIG"))
+    steps, runs = plan(config.experiment, config), needed_runs(experiment.rows)
+    for run in runs if not config.dry_run else ():
         # All of them before any is run: what is wrong with the last must not cost the others.
-        command_line.parse(_train_arguments(run, config))
-    first = command_line.read(_train_arguments(_runs(experiment)[0], config))
-    large = first.make_recipe().image_size >= LARGE
-    print(f"{experiment.title}\n\n{_estimate(steps, _rate(root), large=large)}")
+        _config(run, config, command_line.parse)
+    large = costs.is_large(_config(runs[0], config, command_line.read))
+    print(f"{experiment.title}\n\n{_estimate(steps, costs.rate(root, large=large), large=large)}")
     print()
     for step in steps:
         command = ["-m", "resnet_keras.main", *step.arguments]
         print(f"{'done: ' if step.done else ''}python {shlex.join(command)}", flush=True)
         if config.dry_run or step.done:
             continue
-        code = _run([sys.executable, *command])
-        if code:
+        code, interrupted = _run([sys.executable, *command])
+        if interrupted and code != BAD_INPUT:
             print(
-                f"resnet_keras: {step.what} ended with exit code {code}; the same command goes on "
-                "from there.",
+                f"resnet_keras: interrupted in {step.what}; the same command goes on from there.",
+                file=sys.stderr,
+            )
+            return RESUMABLE
+        if code:
+            goes_on = "; the same command goes on from there" if code == RESUMABLE else ""
+            print(
+                f"resnet_keras: {step.what} ended with exit code {code}{goes_on}.",
                 file=sys.stderr,
             )
             return code if code > 0 else OTHER
     return DONE
+
+
+def _check_alone(tf_config: str | None) -> None:
+    """Refuse to run on each machine of a cluster: all of them would test and report."""
+    try:
+        cluster = json.loads(tf_config or "{}").get("cluster", {})
+        machines = sum(map(len, cluster.values()))
+    except (ValueError, TypeError, AttributeError):
+        return  # training says what is wrong with it
+    if machines > 1:
+        raise InputError(
+            f"TF_CONFIG names {machines} machines, and --mode=reproduce is for one: run the "
+            "training commands that --dry_run tells on all of them, then this one on one of them, "
+            "without TF_CONFIG."
+        )
 
 
 def plan(name: str, config: Config) -> list[Step]:
@@ -98,26 +114,26 @@ def plan(name: str, config: Config) -> list[Step]:
         config: ``run_dir``, the folder of the runs, ``data_dir`` and ``train_flags`` are used.
 
     Raises:
-        InputError: where ``train_flags`` are none.
+        InputError: where ``train_flags`` are none, or a run in ``run_dir`` is of another
+            configuration or damaged.
     """
     experiment, root = EXPERIMENTS[name], Path(config.run_dir)
-    trainings = {run: command_line.read(_train_arguments(run, config)) for run in _runs(experiment)}
-    steps = [_training(run, train, config) for run, train in trainings.items()]
+    runs = needed_runs(experiment.rows)
+    trainings = {run: _config(run, config, command_line.read) for run in runs}
+    # All of them first: what contradicts the flags is told before anything is run.
+    ends = {run: finished.trained(train) for run, train in trainings.items()}
+    steps = [_training(run, train, ends[run], config) for run, train in trainings.items()]
     for row in experiment.rows:
-        steps.append(_test(name, row, trainings, config))
+        steps.append(_test(name, row, trainings, ends, config))
     if "responses" in experiment.figures:
         for row in experiment.rows:
-            steps.append(_responses(row.runs[0], trainings, config))
+            (run,) = row.runs
+            steps.append(_responses(run, trainings[run], ends[run], config))
     results = [root / result_name(name, row) for row in experiment.rows if len(row.runs) > 1]
     places = ",".join(map(str, [*(root / run for run in trainings), *results]))
     folder = root / REPORTS / name
     report = ("--mode=report", f"--runs={places}", f"--output_dir={folder}")
     return [*steps, Step("report", report, None, None, False)]
-
-
-def _runs(experiment: Experiment) -> list[str]:
-    """Return the runs of an experiment in an order in which each can start."""
-    return needed_runs(experiment.rows)
 
 
 def _train_arguments(run: str, config: Config) -> tuple[str, ...]:
@@ -133,169 +149,86 @@ def _train_arguments(run: str, config: Config) -> tuple[str, ...]:
     return (*arguments, f"--run_dir={Path(config.run_dir, run)}")
 
 
+def _config(run: str, config: Config, read: Callable[[Sequence[str]], Config]) -> Config:
+    """Return the Config of a training, by one of the readers of ``command_line``."""
+    try:
+        return read(_train_arguments(run, config))
+    except InputError as error:
+        raise InputError(f"{run}: {error}") from None
+
+
 def _place(config: Config) -> list[str]:
     return [f"--data_dir={config.data_dir}"] if config.data_dir else []
 
 
-def _training(run: str, train: Config, config: Config) -> Step:
-    images = train.train_steps * train.batch_size
-    last = _last_record(Path(train.run_dir, LOG))
+def _training(run: str, train: Config, end: int | None, config: Config) -> Step:
     return Step(
         f"train {run}",
         _train_arguments(run, config),
-        images,
-        training_cost(train),
-        # The last record is the evaluation after the last step.
-        done=last.get("kind") in ("test", "validation") and last["step"] >= train.train_steps,
+        train.train_steps * train.batch_size,
+        costs.training_cost(train),
+        done=end is not None,
     )
 
 
-def _test(name: str, row: Row, trainings: dict[str, Config], config: Config) -> Step:
+def _test(
+    name: str,
+    row: Row,
+    trainings: dict[str, Config],
+    ends: dict[str, int | None],
+    config: Config,
+) -> Step:
     root, members = Path(config.run_dir), [trainings[run] for run in row.runs]
     views = ",".join(row.views)
     if len(members) == 1:
-        split = "validation" if members[0].validation_images else "test"
-        folder = root / row.runs[0] / EVALUATION / f"{split}_{'+'.join(row.views)}"
+        place = f"{finished.split(members[0])}_{'+'.join(row.views)}"
+        folder = root / row.runs[0] / EVALUATION / place
         where = [f"--run_dir={root / row.runs[0]}"]
     else:
         folder = root / result_name(name, row)
         runs = ",".join(str(root / run) for run in row.runs)
         where = [f"--ensemble={runs}", f"--output_dir={folder}"]
-    images = _test_images(members[0])  # of an ensemble, the same for all
-    cost = sum(_forward(member) * _crops(member, row.views) for member in members)
+    images = costs.test_images(members[0])  # of an ensemble, the same for all
+    cost = sum(costs.forward_cost(member) * costs.crops(member, row.views) for member in members)
     return Step(
         f"test {', '.join(row.runs)}: {views}",
         ("--mode=evaluate", *where, f"--views={views}", *_place(config)),
         images,
         None if images is None else images * cost,
-        done=_tested(folder / "metrics.json", [member.train_steps for member in members]),
+        done=finished.tested(folder, "+".join(row.views), members, [ends[r] for r in row.runs]),
     )
 
 
-def _responses(run: str, trainings: dict[str, Config], config: Config) -> Step:
-    train = trainings[run]
-    images = _test_images(train)
+def _responses(run: str, train: Config, end: int | None, config: Config) -> Step:
+    images = costs.test_images(train)
     return Step(
         f"responses of {run}",
         ("--mode=responses", f"--run_dir={Path(config.run_dir, run)}", *_place(config)),
         images,
-        None if images is None else images * _forward(train),
-        done=Path(config.run_dir, run, RESPONSES, "responses.csv").is_file(),
+        None if images is None else images * costs.forward_cost(train),
+        done=finished.responded(Path(train.run_dir, RESPONSES, "responses.csv"), run, end),
     )
 
 
-def training_cost(config: Config) -> int:
-    """Return the multiply-adds of a whole training."""
-    small = min(config.small_image_steps, config.train_steps)
-    forward = (config.train_steps - small) * _forward(config)
-    if small:
-        forward += small * _forward(config, config.small_image_size)
-    return (1 + BACKWARD) * forward * config.batch_size
-
-
-def _forward(config: Config, image_size: int = 0) -> int:
-    """Return the multiply-adds of one image, of the run's own size or another."""
-    rows = complexity.stages(
-        config.model,
-        classes=len(config.classes) or pipelines.describe(config.dataset).classes,
-        input_size=image_size or config.image_size or None,
-        **config.architecture_arguments(),
-    )
-    return complexity.total(rows).multiply_adds
-
-
-def _test_images(config: Config) -> int | None:
-    """Return the number of images reported on; None where the disk decides."""
-    data = pipelines.describe(config.dataset)
-    if config.validation_images or data.test_images is None or data.classes is None:
-        return config.validation_images or None
-    return data.test_images * (len(config.classes) or data.classes) // data.classes
-
-
-def _crops(config: Config, views: Sequence[str]) -> float:
-    """Return how many images of the network's size a test image costs."""
-    recipe = config.make_recipe()
-    total = 0.0
-    for view in views:
-        scales = config.evaluation_scales(view, recipe)
-        # A whole image and its mirror image at each scale.
-        whole = sum(2 * ASPECT * (side / recipe.image_size) ** 2 for side in scales)
-        total += {"center": 1, "ten_crop": 10, "multi_crop": 50 * len(scales)}.get(view, whole)
-    return total
-
-
-def _tested(file: Path, steps: list[int]) -> bool:
-    """Tell whether a result is of networks that were trained to the end."""
-    if not file.is_file():
-        return False
-    members = json.loads(file.read_bytes())["members"]
-    return [member.get("step") for member in members] == steps
-
-
-def _last_record(log: Path) -> dict[str, Any]:
-    lines = log.read_bytes().split(b"\n")[:-1] if log.is_file() else []
-    return json.loads(lines[-1]) if lines else {}
-
-
-def _rate(root: Path) -> tuple[float, str]:
-    """Return multiply-adds a second, as measured by the runs in ``root`` or else now, and how."""
-    rates = list(_measured(root))
-    if rates:
-        return statistics.median(rates), f"measured by the runs in {root}"
-    done = subprocess.run(
-        [sys.executable, "-m", "resnet_keras.training.speed"],
-        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return float(done.stdout), "measured just now on one block"
-
-
-def _measured(root: Path) -> Iterator[float]:
-    for file in sorted(root.glob(f"*/{LOG}")):
-        try:
-            flags = json.loads((file.parent / CONFIG).read_bytes())["flags"]
-            run = dataclasses.replace(
-                Config(), **{name: flags[name] for name in ("model", "shortcut", "dataset")}
-            )
-            cost = (1 + BACKWARD) * _forward(run)
-            records = map(json.loads, file.read_bytes().split(b"\n")[:-1])
-            small = flags.get("small_image_steps", 0)  # which do not cost the same
-            speeds = [record["images_per_second"] for record in records
-                      if "images_per_second" in record and record["step"] > small]  # fmt: skip
-        except (OSError, ValueError, KeyError):
-            continue  # what is no run's directory measures nothing
-        if speeds:
-            yield cost * statistics.median(speeds)
-
-
-def _estimate(steps: list[Step], measured: tuple[float, str], *, large: bool) -> str:
+def _estimate(steps: list[Step], measured: tuple[float | None, str], *, large: bool) -> str:
     """Return the table of steps and what is to do; on GPUs for images that keep them busy."""
     rate, how = measured
     todo, cells = 0.0, []
     for step in steps:
-        cost = step.multiply_adds
+        cost, state = step.multiply_adds, "done" if step.done else "to do"
         if cost is None:
-            cells.append([step.what, "", "", "", "", "to do"])
+            cells.append([step.what, "", "", "", "", state])
             continue
         images = step.images or 0
-        cells.append(
-            [
-                step.what,
-                f"{images:,}",
-                f"{cost:.1e}",
-                f"{images * rate / cost:,.1f}",
-                _hours(cost / rate),
-                "done" if step.done else "to do",
-            ]
-        )
+        speed = [f"{images * rate / cost:,.1f}", _hours(cost / rate)] if rate else ["", ""]
+        cells.append([step.what, f"{images:,}", f"{cost:.1e}", *speed, state])
         todo += 0 if step.done else cost
     header = ["step", "images", "multiply-adds", "images/s", "hours here", ""]
-    told = (
-        f"To do: {todo:.1e} multiply-adds: {_hours(todo / rate)} hours here at {rate:.1e} a second "
-        f"({how})"
-    )
+    told = f"To do: {todo:.1e} multiply-adds"
+    if rate:
+        told += f": {_hours(todo / rate)} hours here at {rate:.1e} a second ({how})"
+    else:
+        told += f"; how many a second here is not known ({how})"
     if large:
         told += f",\nabout {_hours(todo / GPU_RATE)} hours on {GPUS} in float32"
     return f"{table(header, cells)}\n\n{told}."
@@ -306,11 +239,28 @@ def _hours(seconds: float) -> str:
     return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
 
 
-def _run(command: list[str]) -> int:
-    """Run a command in a process group of its own, so that a signal reaches it once, from here."""
-    child = subprocess.Popen(command, process_group=0)
-    while True:
-        try:
-            return child.wait()
-        except KeyboardInterrupt:  # SIGTERM, too
+def _run(command: list[str]) -> tuple[int, bool]:
+    """Run a command; return its exit code, and whether a signal asked to stop meanwhile.
+
+    It has a process group of its own, so that a signal reaches it once, from here.
+    """
+    child: subprocess.Popen | None = None
+    interrupted = False
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+        forget_closed_terminal()
+        if child:
             child.send_signal(signal.SIGINT)
+
+    stopping = (signal.SIGINT, *terminating())
+    previous = {number: signal.signal(number, pass_on) for number in stopping}
+    try:
+        child = subprocess.Popen(command, process_group=0)
+        if interrupted:  # while it was being started
+            child.send_signal(signal.SIGINT)
+        return child.wait(), interrupted
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

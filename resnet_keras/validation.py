@@ -15,6 +15,8 @@ from resnet_keras.reporting.experiments import EXPERIMENTS
 from resnet_keras.serving import places
 from resnet_keras.training.runs import CHECKPOINT, is_run
 
+_OF_DATA = ("train", "evaluate", "responses", "export", "prepare")  # modes that read images
+
 
 def validate_value(field: dataclasses.Field, value: Any) -> None:
     """Refuse a value of one flag that its field does not allow (InputError)."""
@@ -28,7 +30,7 @@ def validate_value(field: dataclasses.Field, value: Any) -> None:
 
 
 def validate(config: Config) -> None:
-    """Refuse what cannot work, before anything is loaded."""
+    """Refuse what cannot work, before anything is loaded; ``check_data`` sees to the data."""
     names = config.model.replace(" ", "").split(",") if config.mode == "summary" else [config.model]
     for name in names:
         try:
@@ -91,20 +93,29 @@ def validate(config: Config) -> None:
             f"--init_from={config.init_from} and --init_weights={config.init_weights} are two "
             "starts: give one."
         )
-    if config.mode in ("train", "evaluate", "responses", "export", "prepare"):
+    if config.mode in _OF_DATA:
         try:
             recipe = config.make_recipe()
-            pipelines.check(config.dataset, config.data_dir or None)
         except pipelines.DataError as error:
             raise InputError(str(error)) from None
-        except OSError as error:
-            raise InputError(
-                f"--data_dir={config.data_dir} cannot be read: {error.strerror} ({error.filename})."
-            ) from None
         if config.mode == "evaluate":
             _validate_views(config, recipe)
         if config.mode == "train":
             _validate_small_images(config, recipe)
+
+
+def check_data(config: Config) -> None:
+    """Refuse data that are not there, where a command needs them, before anything is loaded."""
+    if config.mode not in _OF_DATA:
+        return
+    try:
+        pipelines.check(config.dataset, config.data_dir or None)
+    except pipelines.DataError as error:
+        raise InputError(str(error)) from None
+    except OSError as error:
+        raise InputError(
+            f"--data_dir={config.data_dir} cannot be read: {error.strerror} ({error.filename})."
+        ) from None
 
 
 def _validate_small_images(config: Config, recipe: pipelines.Recipe) -> None:
@@ -184,6 +195,8 @@ def check_weights_alone(config: Config) -> None:
 
 # All that --mode=reproduce takes: the rest is its configurations' or --train_flags'.
 _OF_REPRODUCTION = ("mode", "experiment", "train_flags", "dry_run", "run_dir", "data_dir")
+# What its runs' names and order stand for.
+_FIXED = ("mode", "run_dir", "export_dir", "restart", "seed", "init_from", "init_weights")
 
 
 def check_reproduction(config: Config) -> None:
@@ -203,6 +216,17 @@ def check_reproduction(config: Config) -> None:
             raise InputError(
                 f"--{field.name}={value} has no place in --mode=reproduce: put it into "
                 "--train_flags, which all of its trainings take."
+            )
+
+
+def check_train_flags(arguments: Sequence[str]) -> None:
+    """Refuse --train_flags, without files of flags, that would make other runs of its runs."""
+    for argument in arguments:
+        name = argument.lstrip("-").partition("=")[0]
+        if argument.startswith("-") and {name, name.removeprefix("no")} & set(_FIXED):
+            raise InputError(
+                f"--train_flags: {argument} has no place there, because each training's "
+                f"--{name} is the experiment's own: leave it out, or run that training by hand."
             )
 
 

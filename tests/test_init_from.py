@@ -132,7 +132,7 @@ def test_a_start_is_a_run_with_a_checkpoint_and_the_only_one(tmp_path, monkeypat
             command_line.parse([*DIGITS, "--model=cifar_resnet8", *arguments])
     parsed = command_line.parse([*_deep("resnet"), "--init_from=~/a"])
     assert not parsed.init_from.startswith("~")
-    assert "init_from" not in config.resumable(parsed)
+    assert "init_from" not in config.immaterial(parsed)
     run = tmp_path / "shallow"
     for names in ((), ("config.json",), ("config.json", "checkpoint")):
         run.mkdir(exist_ok=True)

@@ -66,10 +66,8 @@ def open_run(
         environments: list[dict[str, Any]] = []
         # Without a checkpoint there is nothing that another configuration could spoil.
         if (run / CONFIG).is_file() and (run / CHECKPOINT).is_file():
-            saved = _read(run / CONFIG)
-            known = json.loads(json.dumps(defaults)) | saved["flags"]
-            changes = _changes(known, flags, free, "--")
-            changes += _changes(saved["data"], data, free, "")
+            saved = read_config(run)
+            changes = differences(saved, flags, data, defaults=defaults, free=free)
             if changes:
                 raise InputError(
                     f"{run} holds a run with {', '.join(changes)}: give its settings to resume "
@@ -148,7 +146,7 @@ def environment() -> dict[str, Any]:
         "dirty": dirty,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _cpu(),
+        "cpu": cpu(),
         "packages": {name: _version(name) for name in PACKAGES},
     }
 
@@ -178,7 +176,8 @@ def _run(command: list[str]) -> str:
     ).stdout
 
 
-def _cpu() -> str:
+def cpu() -> str:
+    """Return the name of this machine's processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -194,14 +193,35 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_config(run: Path) -> dict[str, Any]:
+    """Return what a run's ``config.json`` holds; see ``open_run``.
+
+    Raises:
+        InputError: where it is damaged.
+    """
+    file = run / CONFIG
     try:
         saved = json.loads(file.read_bytes())
-        return {part: saved[part] for part in ("flags", "data", "environments")}
+        parts = {"flags": dict, "data": dict, "environments": list}
+        return {part: kind(saved[part]) for part, kind in parts.items()}
     except (ValueError, KeyError, TypeError):
         raise InputError(
             f"{file} is not a run's readable configuration: give another --run_dir, or --restart."
         ) from None
+
+
+def differences(
+    saved: Mapping[str, Any],
+    flags: Mapping[str, Any],
+    data: Mapping[str, Any],
+    *,
+    defaults: Mapping[str, Any],
+    free: Collection[str],
+) -> list[str]:
+    """Return what forbids to resume a run of ``read_config``, for people; see ``open_run``."""
+    known = json.loads(json.dumps(defaults)) | saved["flags"]
+    changes = _changes(known, flags, free, "--")
+    return changes + _changes(saved["data"], data, free, "")
 
 
 def _changes(

@@ -1,0 +1,113 @@
+"""What trainings and tests cost in multiply-adds, and how many of them a second this machine does.
+
+Without TensorFlow, so that it is told at once.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pipelines
+from resnet_keras.command_line import read_run
+from resnet_keras.config import Config
+from resnet_keras.errors import InputError
+from resnet_keras.models import complexity
+from resnet_keras.training.runs import LOG, cpu, read_config
+
+BACKWARD = 2  # gradients of inputs and of weights cost as much as the forward pass each
+ASPECT = 4 / 3  # of a photograph, where whole images are tested
+LARGE = 128  # pixels: a run on smaller images keeps no GPU busy, and is slower a multiply-add
+
+
+def training_cost(config: Config) -> int:
+    """Return the multiply-adds of a whole training."""
+    small = min(config.small_image_steps, config.train_steps)
+    forward = (config.train_steps - small) * forward_cost(config)
+    if small:
+        forward += small * forward_cost(config, config.small_image_size)
+    passes = 1 + BACKWARD + (1 if config.recompute else 0)  # which goes forward once more
+    return passes * forward * config.batch_size
+
+
+def forward_cost(config: Config, image_size: int = 0) -> int:
+    """Return the multiply-adds of one image, of the run's own size or another."""
+    rows = complexity.stages(
+        config.model,
+        classes=len(config.classes) or pipelines.describe(config.dataset).classes,
+        input_size=image_size or config.image_size or None,
+        **config.architecture_arguments(),
+    )
+    return complexity.total(rows).multiply_adds
+
+
+def test_images(config: Config) -> int | None:
+    """Return the number of images reported on; None where the disk decides."""
+    data = pipelines.describe(config.dataset)
+    if config.validation_images or data.test_images is None or data.classes is None:
+        return config.validation_images or None
+    return data.test_images * (len(config.classes) or data.classes) // data.classes
+
+
+def crops(config: Config, views: Sequence[str]) -> float:
+    """Return how many images of the network's size a test image costs."""
+    recipe = config.make_recipe()
+    total = 0.0
+    for view in views:
+        scales = config.evaluation_scales(view, recipe)
+        # A whole image and its mirror image at each scale.
+        whole = sum(2 * ASPECT * (side / recipe.image_size) ** 2 for side in scales)
+        total += {"center": 1, "ten_crop": 10, "multi_crop": 50 * len(scales)}.get(view, whole)
+    return total
+
+
+def is_large(config: Config) -> bool:
+    """Tell whether a run's images are large enough to keep a GPU busy."""
+    return config.make_recipe().image_size >= LARGE
+
+
+def rate(root: Path, *, large: bool) -> tuple[float | None, str]:
+    """Return multiply-adds a second, and how they were measured; None where that fails.
+
+    Args:
+        root: folder of runs. Those made on such a processor as this one's tell it.
+        large: whether the images are; see ``is_large``. On others the speed is another.
+    """
+    rates = list(_measured(root, large))
+    if rates:
+        return statistics.median(rates), f"measured by the runs in {root}"
+    done = subprocess.run(
+        [sys.executable, "-m", "resnet_keras.training.speed"],
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        return None, f"measuring it ended with exit code {done.returncode}"
+    return float(done.stdout), "measured just now on one block"
+
+
+def _measured(root: Path, large: bool) -> Iterator[float]:
+    here = cpu()
+    for file in sorted(root.glob(f"*/{LOG}")):
+        try:
+            run = read_run(str(file.parent))
+            made_on = read_config(file.parent)["environments"][-1]["cpu"]
+            # What is computed twice is not in the cost of a step.
+            if made_on != here or run.recompute or is_large(run) != large:
+                continue
+            cost = (1 + BACKWARD) * forward_cost(run)
+            records = map(json.loads, file.read_bytes().split(b"\n")[:-1])
+            speeds = [
+                record["images_per_second"]
+                for record in records
+                # Those on small images do not cost the same.
+                if "images_per_second" in record and record["step"] > run.small_image_steps
+            ]
+        except (InputError, pipelines.DataError, OSError, ValueError, LookupError, TypeError):
+            continue  # what is no run's directory measures nothing
+        if speeds:
+            yield cost * statistics.median(speeds)
