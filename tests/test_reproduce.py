@@ -411,10 +411,10 @@ def test_a_signal_reaches_the_training_once_and_it_resumes(tmp_path, name):
         (
             [
                 "--experiment=fig4",
-                "--train_flags=--small_image_size=4 --small_image_steps=10",
+                "--train_flags=--small_image_size=224 --small_image_steps=10",
                 "--dry_run",
             ],
-            "plain18: --small_image_size=4: give at least",
+            "plain18: --small_image_size=224: give at least",
         ),
         (
             ["--experiment=table6", "--train_flags=--small_image_size=16 --small_image_steps=9"],
