@@ -371,7 +371,7 @@ def test_an_interrupted_command_runs_no_further_step(name, code, returned, tiny,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
 def test_a_signal_reaches_the_training_once_and_it_resumes(tmp_path, name):
     flags = "--dataset=digits --classes= --recipe=digits --model=cifar_resnet8 --train_steps={}"
     arguments = ["--mode=reproduce", "--experiment=lab_vgg16"]
@@ -385,7 +385,7 @@ def test_a_signal_reaches_the_training_once_and_it_resumes(tmp_path, name):
         assert process.wait() == 75
         stopped, told = process.complaints
         assert re.search(rf"Stopped by SIGINT after step {saved_step(run)}\b", stopped)
-        assert "train lab_vgg16 ended with exit code 75" in told
+        assert "interrupted in train lab_vgg16; the same command goes on" in told
     short = f"--train_flags={flags.format(saved_step(run) + 2)} --export=false"
     with running([*arguments, short], tmp_path) as (process,):
         assert process.wait() == 0, process.complaints

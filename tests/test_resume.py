@@ -1,8 +1,15 @@
 """Killed at any moment and started again, a run ends as an undisturbed one: to the last bit."""
 
+import contextlib
+import fcntl
+import os
+import pty
 import random
 import re
 import signal
+import subprocess
+import sys
+import termios
 import time
 from pathlib import Path
 
@@ -176,3 +183,43 @@ def test_a_signal_changes_nothing(tmp_path, name, options):
             assert re.search(f"Stopped by {name} {where}", processes[0].complaints[0])
     done(arguments, tmp_path / "broken", **options)
     assert_same_run(tmp_path / "whole/run", run, rounded="moving_" if options else "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "place"),
+    [
+        ([*TINY, "--train_steps=50000", "--export=false", "--log_every=1"], "run"),
+        (
+            [
+                "--mode=reproduce", "--experiment=lab_vgg16",
+                "--train_flags=--dataset=digits --classes= --recipe=digits --model=cifar_resnet8 "
+                "--export=false --log_every=1 --train_steps=50000",
+            ],
+            "runs/lab_vgg16",
+        ),
+    ],
+    ids=["train", "reproduce"],
+)  # fmt: skip
+def test_a_closed_terminal_is_a_request_to_stop(tmp_path, arguments, place):
+    """What is still written to it, a line each step, must not end the training before it saves."""
+    terminal, inner = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "resnet_keras.main", *arguments],
+        cwd=tmp_path,
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+        stdin=inner, stdout=inner, stderr=inner,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # its controlling terminal
+    )  # fmt: skip
+    os.close(inner)
+    os.set_blocking(terminal, False)
+    seen = b""
+    while last_step(tmp_path / place) < 9:
+        with contextlib.suppress(BlockingIOError):
+            seen += os.read(terminal, 65_536)
+        assert process.poll() is None, seen
+        time.sleep(0.01)
+    os.close(terminal)
+    assert process.wait(120) == 75
+    assert saved_step(tmp_path / place) >= 9
