@@ -348,6 +348,15 @@ time.sleep(60)
 """
 
 
+@pytest.fixture
+def watched():
+    """Run as from a terminal; nohup, under which tests may run, has SIGHUP ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("watched")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 @pytest.mark.parametrize(("code", "returned"), [(0, 75), (1, 75), (75, 75), (2, 2)])
 def test_an_interrupted_command_runs_no_further_step(name, code, returned, tiny, told, monkeypatch):
@@ -371,6 +380,7 @@ def test_an_interrupted_command_runs_no_further_step(name, code, returned, tiny,
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("watched")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
 def test_a_signal_reaches_the_training_once_and_it_resumes(tmp_path, name):
     flags = "--dataset=digits --classes= --recipe=digits --model=cifar_resnet8 --train_steps={}"
