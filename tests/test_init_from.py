@@ -55,6 +55,7 @@ def test_a_deeper_run_starts_where_the_shallower_one_ended(shallow, kind):
     assert start["batch_error"] < 0.5  # of ten classes: something had been learnt
 
 
+@pytest.mark.slow
 def test_killed_it_starts_over_and_resumed_it_keeps_its_own_weights(shallow):
     folder = shallow["resnet"]
     run = folder / "killed"
@@ -77,6 +78,7 @@ def test_killed_it_starts_over_and_resumed_it_keeps_its_own_weights(shallow):
     assert manifest["config"]["init_from"] == "shallow"
 
 
+@pytest.mark.slow
 def test_the_same_network_goes_on_from_the_newest_checkpoint(shallow, monkeypatch):
     folder = shallow["plain"]
     on = folder / "on"

@@ -38,6 +38,7 @@ def test_others_weights_make_others_number_of_mistakes(tmp_path, shared):
 
 
 @NUMPY
+@pytest.mark.slow
 def test_a_run_starts_from_weights_and_resumes_from_its_own(tmp_path):
     model = build_model("cifar_resnet8")
     model.save_weights(tmp_path / "start.weights.h5")
