@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
 import pipelines
@@ -255,6 +257,19 @@ def test_warm_up_requests_are_the_servers_messages(exported):
         answer = loaded.signatures[signature](**{name: tf.constant(value)})
         assert {len(output) for output in answer.values()} == {1}
     assert tf.io.decode_image(encoded).shape == (32, 32, 3)
+
+
+def test_nothing_comes_before_the_check_of_a_requests_rank(exported):
+    """Some kernels abort the process at a rank they do not expect."""
+    _, _, version = exported
+    saved = saved_model_pb2.SavedModel.FromString((version / "saved_model.pb").read_bytes())
+    functions = saved.meta_graphs[0].graph_def.library.function
+    for name in ("serving_default", "predict_tensor", "features", "classify"):
+        (function,) = [
+            f for f in functions if re.fullmatch(rf"__inference_{name}_\d+", f.signature.name)
+        ]
+        (given, *_) = [argument.name for argument in function.signature.input_arg]
+        assert {node.op for node in function.node_def if given in node.input} == {"EnsureShape"}
 
 
 def test_weights_are_stored_once(exported):
