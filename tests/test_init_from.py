@@ -33,13 +33,17 @@ def _kill_when(moment, arguments: list[str], folder) -> None:
 @pytest.fixture(scope="module")
 def shallow(tmp_path_factory):
     """Give a folder for each kind, with a run of 8 layers that has come to step 60."""
-    folders = {kind: tmp_path_factory.mktemp(kind) for kind in SHALLOW}
-    for kind, folder in folders.items():
-        _kill_when((folder / "shallow/checkpoint").is_file, SHALLOW[kind], folder)
-    return folders
+
+    class Folders(dict):
+        def __missing__(self, kind):  # trained when it is first asked for
+            self[kind] = tmp_path_factory.mktemp(kind)
+            _kill_when((self[kind] / "shallow/checkpoint").is_file, SHALLOW[kind], self[kind])
+            return self[kind]
+
+    return Folders()
 
 
-@pytest.mark.parametrize("kind", ["resnet", "plain"])
+@pytest.mark.parametrize("kind", [pytest.param("resnet", marks=pytest.mark.slow), "plain"])
 def test_a_deeper_run_starts_where_the_shallower_one_ended(shallow, kind):
     folder = shallow[kind]
     _kill_when(lambda: processes.records(folder / "run"), _deep(kind), folder)
