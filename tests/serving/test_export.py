@@ -263,7 +263,8 @@ def test_nothing_comes_before_the_check_of_a_requests_rank(exported):
     """Some kernels abort the process at a rank they do not expect."""
     _, _, version = exported
     saved = saved_model_pb2.SavedModel.FromString((version / "saved_model.pb").read_bytes())
-    functions = saved.meta_graphs[0].graph_def.library.function
+    parts = {field.name: part for field, part in saved.meta_graphs[0].graph_def.ListFields()}
+    functions = parts["library"].function
     for name in ("serving_default", "predict_tensor", "features", "classify"):
         (function,) = [
             f for f in functions if re.fullmatch(rf"__inference_{name}_\d+", f.signature.name)
