@@ -223,6 +223,14 @@ def test_periods_are_kept_whatever_the_steps_in_a_call(tmp_path):
     assert sorted(f.stem for f in run.folder.glob("*.index")) == ["ckpt-14", "ckpt-18", "ckpt-20"]
 
 
+def test_the_seconds_of_saving_are_in_the_line_after(tmp_path):
+    for name, period, told in (("often", 7, [True, True]), ("at the end", 100, [False, False])):
+        folder = _folder(tmp_path, name)
+        Run(folder).train(20, checkpoint_every=period)
+        records = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+        assert [r.get("saving", 0) > 0 for r in records if r["kind"] == "train"] == told
+
+
 def test_replicas_without_batch_norm_equal_one_device(tmp_path, cpus):
     one = Run(_folder(tmp_path, "1"), norm=False).train(8)
     strategy = mirrored(cpus[:3])
