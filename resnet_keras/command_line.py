@@ -16,10 +16,12 @@ from absl import flags
 
 from resnet_keras.config import Config
 from resnet_keras.errors import InputError
+from resnet_keras.serving import places
 from resnet_keras.training.runs import CONFIG, is_run
 from resnet_keras.validation import (
     check_data,
     check_reproduction,
+    check_saved_model_alone,
     check_train_flags,
     check_weights_alone,
     validate,
@@ -31,6 +33,8 @@ _ASKED = (
     "mode data_dir strategy evaluation_batch_size checkpoint max_bad_fraction views scales "
     "batchnorm_statistics output_dir"
 ).split()
+# What an export's manifest says of the images that it was tested on.
+_TESTED_ON = ("model", "dataset", "classes", "validation_images", "seed", "recipe", "image_size")
 
 
 def parse(arguments: Sequence[str]) -> Config:
@@ -38,7 +42,8 @@ def parse(arguments: Sequence[str]) -> Config:
 
     With ``--mode=evaluate``, ``responses`` or ``export``, flags that are not given come from the
     run's own ``config.json``, so that ``--run_dir`` alone names a run; of several runs, from the
-    first one's. ``--init_weights`` needs no run.
+    first one's. ``--init_weights`` needs no run; ``--saved_model`` is evaluated on what its
+    manifest says that it was made for.
 
     Raises:
         InputError: for an unknown flag, a bad value, a positional argument or an impossible
@@ -51,13 +56,33 @@ def parse(arguments: Sequence[str]) -> Config:
         check_train_flags(_expand_flagfiles(shlex.split(config.train_flags), Path(), ()))
     if config.mode in ("evaluate", "responses", "export"):
         check_weights_alone(config)
+        check_saved_model_alone(config)
+        if config.saved_model:
+            return _of_saved_model(arguments, config.resolved().saved_model)
         run = "" if config.init_weights else _first_run(config.resolved())
         if run:
             config = _read(arguments, _settings_of_run(run, arguments))
+    return _checked(config)
+
+
+def _checked(config: Config) -> Config:
     config = config.resolved()
     validate(config)
     check_data(config)
     return config
+
+
+def _of_saved_model(arguments: Sequence[str], saved_model: str) -> Config:
+    """Return the Config of evaluating an export: of an ensemble with it as its only member.
+
+    Raises:
+        InputError: where there is no export.
+    """
+    folder = places.find_version(saved_model)
+    made_for = places.read_settings(folder)
+    config = _read(arguments, {name: made_for[name] for name in _TESTED_ON if name in made_for})
+    # Its version's own folder: the one above may hold a run's texts, too.
+    return _checked(dataclasses.replace(config, ensemble=(str(folder),)))
 
 
 def read(arguments: Sequence[str]) -> Config:

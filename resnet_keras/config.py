@@ -221,7 +221,10 @@ class Config:
         "", "precision inside the export, float32 outside: bfloat16 for servers whose hardware has "
         "it; '' is float32", choices=("", "float32", "bfloat16"),
     )  # fmt: skip
-    saved_model: str = _flag("", "with --mode=predict: the export, with or without its version")
+    saved_model: str = _flag(
+        "", "with --mode=predict or evaluate: the export, with or without its version; it is "
+        "evaluated on the data set of its run"
+    )  # fmt: skip
     images: str = _flag("", "with --mode=predict: image files, a glob pattern in quotes")
     output: str = _flag("", "with --mode=predict: file for the answers, in place of the table")
     format: str = _flag(

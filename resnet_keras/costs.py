@@ -16,11 +16,19 @@ from resnet_keras.command_line import read_run
 from resnet_keras.config import Config
 from resnet_keras.errors import InputError
 from resnet_keras.models import complexity
-from resnet_keras.training.runs import LOG, cpu, read_config
+from resnet_keras.training.runs import LOG, cores, cpu, read_config
 
 BACKWARD = 2  # gradients of inputs and of weights cost as much as the forward pass each
 ASPECT = 4 / 3  # of a photograph, where whole images are tested
-LARGE = 128  # pixels: a run on smaller images keeps no GPU busy, and is slower a multiply-add
+LARGE = 128  # pixels: smaller images keep no GPU busy, and are slower a multiply-add
+# GPUs in float32, and their multiply-adds a second, by whether images are large.
+# NVIDIA/DeepLearningExamples, ResNet-50 v1.5 in TensorFlow, 8 V100 of a DGX-1 with XLA: 3,170
+# images/s; 4.09e9 multiply-adds forward. Keras 2's examples/cifar10_resnet.py, ResNet-110, one GTX
+# 1080 Ti: an epoch of 50,000 images in batches of 32 in 165 s; 2.53e8 multiply-adds forward.
+GPUS = {
+    True: ("8 V100 GPUs", 3_170 * (1 + BACKWARD) * 4.09e9),
+    False: ("one GTX 1080 Ti", 50_000 / 165 * (1 + BACKWARD) * 2.53e8),
+}
 
 
 def training_cost(config: Config) -> int:
@@ -91,13 +99,15 @@ def rate(root: Path, *, large: bool) -> tuple[float | None, str]:
 
 
 def _measured(root: Path, large: bool) -> Iterator[float]:
-    here = cpu()
+    here, count = cpu(), cores()
     for file in sorted(root.glob(f"*/{LOG}")):
         try:
             run = read_run(str(file.parent))
-            made_on = read_config(file.parent)["environments"][-1]["cpu"]
+            made_on = read_config(file.parent)["environments"][-1]
+            if (made_on["cpu"], made_on.get("cores", count)) != (here, count):
+                continue
             # What is computed twice is not in the cost of a step.
-            if made_on != here or run.recompute or is_large(run) != large:
+            if run.recompute or is_large(run) != large:
                 continue
             cost = (1 + BACKWARD) * forward_cost(run)
             records = map(json.loads, file.read_bytes().split(b"\n")[:-1])

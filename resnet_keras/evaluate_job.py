@@ -47,7 +47,7 @@ class Member:
 
 
 def evaluate(config: Config) -> int:
-    """Evaluate the newest checkpoint of a run, --init_weights, or an ensemble."""
+    """Evaluate the newest checkpoint of a run, --init_weights, an export, or an ensemble."""
     source, _ = jobs.open_data(config)
     split = jobs.reported_split(source)
     folder = _folder(config, split)
@@ -152,6 +152,9 @@ def _folder(config: Config, split: str) -> Path:
     if config.output_dir:
         return Path(config.output_dir)
     run = ENSEMBLE if config.ensemble else Path(config.run_dir)
+    if config.saved_model:
+        (folder,) = map(Path, config.ensemble)
+        run = Path("runs", f"{folder.resolve().parent.name}_export_{folder.name}")
     if config.init_weights:
         run = Path("runs", Path(config.init_weights).stem)
     name = f"{split}_{views_name(config)}"
@@ -215,8 +218,8 @@ def _export(config: Config, place: str, source: pipelines.Source) -> Member:
     export, names = load_export(places.find_version(place)), source.class_names
     if export.classes != len(names) or export.class_names not in (None, names):
         raise InputError(
-            f"{place} knows other classes than {config.dataset} with its {len(names)}: an ensemble "
-            "answers about the same ones."
+            f"{place} knows other classes than {config.dataset} with its {len(names)}: give its "
+            "own --dataset and --classes, or leave it out."
         )
     own = export.recipe or config.recipe
     member = dataclasses.replace(config, image_size=export.size, recipe=own)

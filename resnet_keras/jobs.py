@@ -276,7 +276,7 @@ def export_newest(
             "metrics": _metrics(config, source, step),
             "preprocessing": manifest.preprocessing(recipe, source.statistics),
             "config": settings,
-            **{k: v for k, v in environment().items() if k not in ("platform", "cpu")},
+            **{k: v for k, v in environment().items() if k not in ("platform", "cpu", "cores")},
         },
         fold=config.fold,
         precision=config.export_precision or "float32",

@@ -140,6 +140,7 @@ def _completed(run: Run) -> Run:
 
 def _plan(file: Path) -> Plan:
     config = read([f"--flagfile={file}"])
+    cost, (gpus, rate) = costs.training_cost(config), costs.GPUS[costs.is_large(config)]
     data, recipe = pipelines.describe(config.dataset), config.make_recipe()
     kept = len(config.classes) / data.classes if config.classes and data.classes else 1
     return Plan(
@@ -148,7 +149,9 @@ def _plan(file: Path) -> Plan:
         training_images=round(kept * (data.train_images or 0)),
         test_images=round(kept * (data.test_images or 0)),
         scales={view: config.evaluation_scales(view, recipe) for view in VIEWS},
-        multiply_adds=costs.training_cost(config),
+        multiply_adds=cost,
+        gpus=gpus,
+        gpu_hours=cost / rate / 3600,
     )
 
 

@@ -25,16 +25,13 @@ from resnet_keras.reporting.experiments import (
     needed_runs,
     result_name,
 )
-from resnet_keras.reporting.tables import table
+from resnet_keras.reporting.tables import hours, table
 from resnet_keras.training.runs import EVALUATION, RESPONSES
 from resnet_keras.training.signals import forget_closed_terminal, terminating
 
 DONE, OTHER, BAD_INPUT, RESUMABLE = 0, 1, 2, 75
 CONFIGS = Path(__file__).parent.parent / "configs"
 REPORTS = "reports"  # folder within --run_dir
-# NVIDIA/DeepLearningExamples, ResNet-50 v1.5 in TensorFlow, 8 V100 of a DGX-1, float32 with XLA:
-# 3,170 images/s; 4.09e9 multiply-adds forward.
-GPUS, GPU_RATE = "8 V100 GPUs", 3_170 * (1 + costs.BACKWARD) * 4.09e9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +208,7 @@ def _responses(run: str, train: Config, end: int | None, config: Config) -> Step
 
 
 def _estimate(steps: list[Step], measured: tuple[float | None, str], *, large: bool) -> str:
-    """Return the table of steps and what is to do; on GPUs for images that keep them busy."""
+    """Return the table of steps and what is to do, here and on GPUs."""
     rate, how = measured
     todo, cells = 0.0, []
     for step in steps:
@@ -220,23 +217,18 @@ def _estimate(steps: list[Step], measured: tuple[float | None, str], *, large: b
             cells.append([step.what, "", "", "", "", state])
             continue
         images = step.images or 0
-        speed = [f"{images * rate / cost:,.1f}", _hours(cost / rate)] if rate else ["", ""]
+        speed = [f"{images * rate / cost:,.1f}", hours(cost / rate)] if rate else ["", ""]
         cells.append([step.what, f"{images:,}", f"{cost:.1e}", *speed, state])
         todo += 0 if step.done else cost
     header = ["step", "images", "multiply-adds", "images/s", "hours here", ""]
     told = f"To do: {todo:.1e} multiply-adds"
     if rate:
-        told += f": {_hours(todo / rate)} hours here at {rate:.1e} a second ({how})"
+        told += f": {hours(todo / rate)} hours here at {rate:.1e} a second ({how})"
     else:
         told += f"; how many a second here is not known ({how})"
-    if large:
-        told += f",\nabout {_hours(todo / GPU_RATE)} hours on {GPUS} in float32"
+    gpus, gpu_rate = costs.GPUS[large]
+    told += f",\nabout {hours(todo / gpu_rate)} hours on {gpus} in float32"
     return f"{table(header, cells)}\n\n{told}."
-
-
-def _hours(seconds: float) -> str:
-    hours = seconds / 3600
-    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
 
 
 def _run(command: list[str]) -> tuple[int, bool]:

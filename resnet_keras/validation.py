@@ -193,6 +193,23 @@ def check_weights_alone(config: Config) -> None:
             )
 
 
+def check_saved_model_alone(config: Config) -> None:
+    """Refuse --saved_model beside what names other networks, or changes what an export fixes."""
+    other = {
+        "run_dir": config.run_dir,
+        "ensemble": _listed(config.ensemble),
+        "init_weights": config.init_weights,
+        "mode": config.mode if config.mode != "evaluate" else "",
+        "checkpoint": config.checkpoint if config.checkpoint != "latest" else "",
+    }
+    for name, value in other.items():
+        if config.saved_model and value:
+            raise InputError(
+                f"--saved_model={config.saved_model} has no place beside --{name}={value}: give "
+                "one of the two."
+            )
+
+
 # All that --mode=reproduce takes: the rest is its configurations' or --train_flags'.
 _OF_REPRODUCTION = ("mode", "experiment", "train_flags", "dry_run", "run_dir", "data_dir")
 # What its runs' names and order stand for.

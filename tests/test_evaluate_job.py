@@ -142,6 +142,24 @@ def test_true_averages_are_kept_in_the_run_and_exported(place, told):
     np.testing.assert_allclose(exported, averaged, atol=1e-4)
 
 
+def test_an_export_alone_is_tested_on_its_own_data(place, told):
+    """As its run is, and without the data set's name: the newest version, or a named one."""
+    told("--run_dir=a", "--output_dir=of_run")
+    expected = _metrics(place / "of_run")
+    for name in ("xa", "xa/1"):
+        output = told(f"--saved_model={name}")
+        assert "Written to  runs/xa_export_1/evaluation/test_center" in output
+        found = _metrics(place / "runs/xa_export_1/evaluation/test_center")
+        assert (found["images"], found["wrong"]) == (360, expected["wrong"])
+        assert [member["place"] for member in found["members"]] == ["xa/1"]
+    # A folder that holds the texts of a run beside its export, as saved_models/ may.
+    (place / "both").mkdir()
+    (place / "both/1").symlink_to(place / "xa/1")
+    (place / "both/config.json").write_text((place / "a/config.json").read_text())
+    told("--saved_model=both", "--output_dir=of_both")
+    assert _metrics(place / "of_both")["wrong"] == expected["wrong"]
+
+
 def test_responses_of_two_runs(place, told):
     assert "7 layers" in told("--mode=responses", "--runs=a,b")
     with (place / "a/responses/responses.csv").open() as file:
@@ -173,6 +191,13 @@ def test_responses_of_two_runs(place, told):
         (["--ensemble=a,xa", "--views=ten_crop"], "which xa does by itself"),
         (["--run_dir=a", "--output_dir=a/config.json/deeper"], "--output_dir"),
         (["--mode=responses", "--runs=a,nowhere"], "nowhere holds no run"),
+        (["--saved_model=nowhere"], "--saved_model=nowhere holds no SavedModel"),
+        (["--saved_model=xa", "--run_dir=a"], "--saved_model=xa has no place beside --run_dir=a"),
+        (["--saved_model=xa", "--ensemble=a,b"], "has no place beside --ensemble=a,b"),
+        (["--saved_model=xa", "--checkpoint=best"], "has no place beside --checkpoint=best"),
+        (["--saved_model=xa", "--mode=export"], "has no place beside --mode=export"),
+        (["--saved_model=xa", "--views=dense"], "takes one"),
+        (["--saved_model=xa", "--classes=1,2"], "knows other classes"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

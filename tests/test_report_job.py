@@ -302,9 +302,20 @@ def test_the_readme_is_rewritten_between_its_marks(checkout, capsys):
     (line,) = [line for line in text.splitlines() if "ResNet-20, error" in line]
     assert line.startswith("| table6 | ResNet-20, error (%) | 8.75 | 8.12 | -0.63 | measured")
     assert "](saved_models/cifar_r20/log.jsonl) |" in line
-    # The other rows of the table, in one line with what they cost and the command.
-    (rest,) = [line for line in text.splitlines() if "`--experiment=table6`" in line]
-    assert rest == "| ResNet paper, Table 6: CIFAR-10 | 5 | 1.1e+17 | `--experiment=table6` |"
+    # The other rows of the table, each with what it costs and its command: 44 layers have 97.2
+    # million multiply-adds, 20 layers 40.6, so that 8.192 million images at 400 x 40.6 / 97.2 a
+    # second take 13.6 hours.
+    (other,) = [line for line in text.splitlines() if "ResNet-44, error" in line]
+    assert other == (
+        "| table6 | ResNet-44, error (%) | 7.17 | — | — | not run: 2.4e+15 multiply-adds, 14 h on "
+        "a CPU, 1 device, 2.9 h on one GTX 1080 Ti | `--flagfile=configs/cifar_r44.flags` |"
+    )
+    # Those of a figure, in one line.
+    (rest,) = [line for line in text.splitlines() if "`--experiment=fig1_fig6`" in line]
+    assert rest == (
+        "| ResNet paper, Fig. 1 and 6: CIFAR-10, plain against residual nets | 9 | 2.8e+16 | 34 h "
+        "on one GTX 1080 Ti | `--experiment=fig1_fig6` |"
+    )
     assert "-old" in changes
     assert f"+{line}" in changes
     assert main(["--mode=report", "--format=readme"]) == 0
@@ -312,16 +323,22 @@ def test_the_readme_is_rewritten_between_its_marks(checkout, capsys):
 
 
 def test_smoke_runs_are_one_line_an_experiment_without_their_numbers(checkout, plans):
-    """Fig. 1 and 6 has all three rows, Table 6 two, Fig. 7 none; each links to each log once."""
+    """Fig. 1 and 6 has all three, Table 6, of which a row was measured, one each; no number."""
     records = [train(500), evaluated(500, 5_000)]
-    for name in ("plain32", "r32", "r44"):
-        write_run(checkout / f"saved_models/cifar_{name}", records, train_steps=500)
+    for name, model in (("plain32", "plain32"), ("r32", "resnet32"), ("r44", "resnet44")):
+        place = checkout / f"saved_models/cifar_{name}"
+        write_run(place, records, train_steps=500, model=f"cifar_{model}")
     text = report_job.results_part(checkout, plans)
-    for experiment, names in (("table6", ["r32", "r44"]), ("fig1_fig6", ["plain32", "r32", "r44"])):
-        start = f"| {experiment} | {len(names)} rows | — | — | — | smoke only: the commands work | "
+    start = "| fig1_fig6 | 3 rows | — | — | — | smoke only: the commands work | "
+    (line,) = [x for x in text.splitlines() if x.startswith(start)]
+    assert re.findall(r"\(saved_models/cifar_(\w+)/log.jsonl\)", line) == ["plain32", "r32", "r44"]
+    for depth, published in ((32, 7.51), (44, 7.17)):
+        start = (
+            f"| table6 | ResNet-{depth}, error (%) | {published} | — | — | smoke only: 500 of "
+            "64,000 steps; not run whole: "
+        )
         (line,) = [x for x in text.splitlines() if x.startswith(start)]
-        found = re.findall(r"\(saved_models/cifar_(\w+)/log.jsonl\)", line)
-        assert found == names
+        assert f"](saved_models/cifar_r{depth}/log.jsonl) |" in line
     assert "50.00" not in text
 
 

@@ -68,6 +68,12 @@ _BIG = {
 _PLAIN = {f"plain-{depth}": f"cifar_plain{depth}" for depth in (20, 32, 44, 56, 110)}
 _RESNET = {f"ResNet-{depth}": f"cifar_r{depth}" for depth in (20, 32, 44, 56, 110)}
 _FIG7 = ("plain-20", "plain-56", "ResNet-20", "ResNet-56", "ResNet-110")
+_FIG6_SHORT = {
+    "plain-20": "fig6_plain20",
+    "plain-56": "fig6_plain56",
+    "ResNet-20": "fig6_r20",
+    "ResNet-56": "fig6_r56",
+}
 # VGG paper, Sec. 4: how a network's runs are named by the training scale S, and the test scales Q.
 _SCALES = {
     "256": ("", "256", "224,256,288"),
@@ -147,6 +153,12 @@ EXPERIMENTS: dict[str, Experiment] = {
         _rows("center", {**_PLAIN, **_RESNET}),
         ("curves",),
     ),
+    "fig6_short": Experiment(
+        "ResNet paper, Fig. 6, in a tenth of its iterations",
+        None,
+        _rows("center", _FIG6_SHORT),
+        ("curves",),
+    ),
     "fig4": Experiment(
         "ResNet paper, Fig. 4: ImageNet, plain against residual nets",
         None,
@@ -157,6 +169,12 @@ EXPERIMENTS: dict[str, Experiment] = {
         "ResNet paper, Fig. 7: layer responses",
         None,
         _rows("center", {name: {**_PLAIN, **_RESNET}[name] for name in _FIG7}),
+        ("responses",),
+    ),
+    "fig7_short": Experiment(
+        "ResNet paper, Fig. 7: layer responses, after a tenth of the iterations",
+        None,
+        _rows("center", _FIG6_SHORT),
         ("responses",),
     ),
     "vgg_table3": Experiment(

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from resnet_keras.errors import InputError
-from resnet_keras.reporting import results
+from resnet_keras.reporting import estimates, results
 from resnet_keras.reporting.document import Cell, Code, Inline, Link, Table
-from resnet_keras.reporting.experiments import EXPERIMENTS, Row
+from resnet_keras.reporting.experiments import EXPERIMENTS, Row, configuration
 from resnet_keras.reporting.markdown import table
 from resnet_keras.reporting.results import Line
 from resnet_keras.reporting.run_files import LOG, METRICS, Evaluation, Run, fingerprint
@@ -37,13 +37,17 @@ def part(
     for name in EXPERIMENTS:
         before: Line | None = None
         smoke: list[Line] = []
-        for line in results.lines(name, runs, evaluations, plans):
+        lines = results.lines(name, runs, evaluations, plans)
+        begun = any(line.standing.status not in (SMOKE, NOT_RUN) for line in lines)
+        for line in lines:
+            # Beside rows that were measured, each other row of a published table says its cost.
+            shown = begun and EXPERIMENTS[name].table
             # Another quantity of the same runs: what was said once is not said again.
             again = before is not None and (line.row, line.runs) == (before.row, before.runs)
             before = line
-            if line.standing.status == SMOKE:
+            if line.standing.status == SMOKE and not shown:
                 smoke.append(line)
-            elif line.standing.status != NOT_RUN:
+            elif line.standing.status != NOT_RUN or shown:
                 rows.append(_row(line, root, again))
             elif not again:
                 not_run.setdefault(name, []).append(line.row)
@@ -74,16 +78,21 @@ def replaced(text: str, found: str, file: Path) -> str:
 
 
 def _row(line: Line, root: Path, again: bool) -> list[Cell]:
-    measured = results.figure(line.values, line.quantity)
+    smoke = line.standing.status == SMOKE  # its number says nothing of the network
+    measured = "—" if smoke else results.figure(line.values, line.quantity)
     return [
         line.experiment,
         f"{line.row.name}, {line.quantity}",
         line.published or "—",
         f"{measured}, n = {len(line.values)}" if len(line.values) > 1 else measured,
         "—" if line.difference is None else f"{line.difference:+.2f}",
-        "" if again else str(line.standing),
-        "" if again else _logs([line], root),
+        "" if again else line.status,
+        "" if again else _logs([line], root) if line.runs else _command(line.row),
     ]
+
+
+def _command(row: Row) -> Cell:
+    return Code(f"--flagfile=configs/{configuration(row.runs[0])[0]}.flags")
 
 
 def _smoke(lines: Sequence[Line], root: Path) -> list[Cell]:
@@ -96,10 +105,12 @@ def _smoke(lines: Sequence[Line], root: Path) -> list[Cell]:
 def _not_run(experiments: Mapping[str, Sequence[Row]], plans: Mapping[str, Plan]) -> Table:
     rows: list[list[Cell]] = []
     for name, left in experiments.items():
-        cost = results.multiply_adds(left, plans)
+        cost = estimates.multiply_adds(left, plans)
         told = "" if cost is None else f"{cost:.1e}"
-        rows.append([EXPERIMENTS[name].title, str(len(left)), told, Code(f"--experiment={name}")])
-    header = ["experiment", "rows", "multiply-adds", "with --mode=reproduce"]
+        command = Code(f"--experiment={name}")
+        about = estimates.gpu_hours(left, plans)
+        rows.append([EXPERIMENTS[name].title, str(len(left)), told, about, command])
+    header = ["experiment", "rows", "multiply-adds", "about", "with --mode=reproduce"]
     return Table(header, rows, frozenset({1, 2}))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from resnet_keras.reporting import drawings, learning, results, run_section
+from resnet_keras.reporting import drawings, estimates, learning, results, run_section
 from resnet_keras.reporting.document import (
     Block,
     Cell,
@@ -19,7 +19,7 @@ from resnet_keras.reporting.drawings import slug
 from resnet_keras.reporting.experiments import EXPERIMENTS, Row, configuration
 from resnet_keras.reporting.paper import TABLES
 from resnet_keras.reporting.results import Line
-from resnet_keras.reporting.run_files import TESTED, Evaluation, Run, responses_of
+from resnet_keras.reporting.run_files import TESTED, Evaluation, Run, hardware, responses_of
 from resnet_keras.reporting.standing import NOT_RUN, Plan, Standing, judge
 
 # Test errors (%) whose first step is told of the runs of a figure.
@@ -27,8 +27,9 @@ REACHED = {"fig4": (60, 50, 40, 35, 30), "fig1_fig6": (50, 30, 20, 15, 10)}
 STATUSES = (
     "Status: measured, all steps of the configuration on its data, with deviations named; smoke "
     "only, the commands work, the number says nothing about the network; unfinished, training or "
-    "evaluation is still to be made; not run, with its cost in multiply-adds (three times the "
-    "forward pass of every image). Differences are measured minus published, in the same unit. "
+    "evaluation is still to be made; not run, with its cost: multiply-adds (three times the "
+    "forward pass of every image), hours at the speed of the runs that were measured, and on GPUs "
+    "at a published one. Differences are measured minus published, in the same unit. "
     "Several seeds are told as mean ± standard deviation (n - 1), and each; never the best."
 )
 # What the fields of a constructed net's first record mean, before any step.
@@ -92,17 +93,18 @@ def not_run_table(experiments: Mapping[str, Sequence[Row]], plans: Mapping[str, 
             values = [results.published(name, row, quantity)[1] or "—" for quantity in quantities]
             told.append(f"{row.name}: {' / '.join(values)}" if experiment.table else row.name)
         unit = " / ".join(quantities if experiment.table else experiment.figures)
-        cost = results.multiply_adds(left, plans)
+        cost = estimates.multiply_adds(left, plans)
         rows.append(
             [
                 experiment.title,
                 f"{unit}: {'; '.join(told)}",
                 "" if cost is None else f"{cost:.1e}",
+                estimates.gpu_hours(left, plans),
                 Code(f"--experiment={name}"),
             ]
         )
-    header = ["experiment", "rows and published values", "multiply-adds", "with --mode=reproduce"]
-    return Table(header, rows, frozenset({2}))
+    header = "experiment, rows and published values, multiply-adds, about, with --mode=reproduce"
+    return Table(header.split(", "), rows, frozenset({2}))
 
 
 def _experiment(name: str, lines: Sequence[Line], runs: Sequence[Run]) -> list[Block]:
@@ -155,10 +157,10 @@ def _rest(line: Line) -> list[Cell]:
     """Return what a line says of its runs: status, names, commit, hardware, time."""
     environments = [run.environments[-1] for run in line.runs if run.environments]
     return [
-        str(line.standing),
+        line.status,
         _joined([Link(run.name, f"#run-{slug(run.name)}") for run in line.runs]),
         ", ".join(dict.fromkeys(run_section.commit(found) for found in environments)),
-        ", ".join(dict.fromkeys(map(run_section.hardware, line.runs))),
+        ", ".join(dict.fromkeys(map(hardware, line.runs))),
         ", ".join(run_section.time(run) for run in line.runs),
     ]
 

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from resnet_keras.errors import InputError
-from resnet_keras.reporting import learning
+from resnet_keras.reporting import estimates, learning
 from resnet_keras.reporting.evaluations import deviating
 from resnet_keras.reporting.experiments import (
     EXPERIMENTS,
     Row,
     configuration,
-    needed_runs,
     result_name,
 )
 from resnet_keras.reporting.paper import TABLES, TOP1, TOP5
@@ -59,6 +58,8 @@ class Line:
     """Hold one line of a table: a row's quantity, of one run or of several seeds together.
 
     published: as text, "" where there is none. values: one a run; empty where nothing is measured.
+    costs: of a whole run, as texts, where there is none. place: of the run or result that the
+    first value is of.
     """
 
     experiment: str
@@ -68,8 +69,16 @@ class Line:
     difference: float | None
     values: tuple[float, ...]
     standing: Standing
+    costs: tuple[str, ...]
     runs: tuple[Run, ...]
-    place: Path | None  # of the run or result that the first value is of
+    place: Path | None
+
+    @property
+    def status(self) -> str:
+        """What the number is worth, and what a whole run would cost where there is none."""
+        told = [str(self.standing)] if self.runs else []
+        whole = f"not run{' whole' * bool(self.runs)}: {', '.join(self.costs)}"
+        return "; ".join([*told, *([whole] if self.costs else [] if told else [NOT_RUN])])
 
 
 @dataclass(frozen=True)
@@ -100,7 +109,9 @@ def lines(
     for row in EXPERIMENTS[experiment].rows:
         groups = _groups(_entries(experiment, row, runs, results, plans))
         # Several seeds of the same standing are one line; whatever differs has its own.
-        for standing, group in groups or [(Standing(NOT_RUN, _costs(row, plans)), [])]:
+        for standing, group in groups or [(Standing(NOT_RUN), [])]:
+            whole = standing.status not in (SMOKE, NOT_RUN)
+            costs = () if whole else estimates.told(row, runs, plans)
             asked = quantities(experiment)
             if not group and EXPERIMENTS[experiment].table is None:
                 del asked[1:]  # there is nothing to say of either
@@ -113,6 +124,7 @@ def lines(
                 found.append(
                     Line(
                         experiment, row, quantity, told, difference, numbers, standing,
+                        costs,
                         tuple(run for entry in group for run in entry.runs),
                         group[0].place if group else None,
                     )
@@ -150,18 +162,6 @@ def runs_of(experiment: str, runs: Sequence[Run]) -> list[tuple[Row, Run]]:
             if run.name in row.runs or configuration(run.name)[0] in row.runs:
                 found.setdefault(run.name, (row, run))
     return list(found.values())
-
-
-def multiply_adds(rows: Sequence[Row], plans: Mapping[str, Plan]) -> float | None:
-    """Return what it costs to train all that some rows need; None where that is not known."""
-    names = needed_runs(rows)
-    found = [plan for name in names if (plan := plans.get(configuration(name)[0]))]
-    return sum(plan.multiply_adds for plan in found) if len(found) == len(names) else None
-
-
-def _costs(row: Row, plans: Mapping[str, Plan]) -> tuple[str, ...]:
-    cost = multiply_adds([row], plans)
-    return () if cost is None else (f"{cost:.1e} multiply-adds",)
 
 
 def _entries(

@@ -81,6 +81,15 @@ class Run:
         return [record for record in self.records if record["kind"] in kinds]
 
 
+def hardware(run: Run) -> str:
+    """Return the machine that a run was made on last."""
+    made_on = run.environments[-1] if run.environments else {}
+    parts = [made_on.get("cpu") or "unknown"]
+    counts = {"core": made_on.get("cores"), "device": run.data.get("replicas", 1)}
+    parts += [f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items() if count]
+    return ", ".join(parts)
+
+
 def is_run(place: Path) -> bool:
     """Tell whether a directory is a run's."""
     return (place / CONFIG).is_file()

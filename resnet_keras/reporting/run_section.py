@@ -99,16 +99,26 @@ def _speed(run: Run) -> Block:
     if found is None:
         return Paragraph("The log tells no speed.")
     return Table(
-        ["images/s, whole job", "waiting for input", "evaluating", "saving", "whole time"],
+        [
+            *("images/s, whole job", "waiting for input", "evaluating", "saving", "whole time"),
+            "peak memory",
+        ],
         [
             [
                 f"{found.images_per_second:,.1f}",
                 *(f"{100 * s:.1f} %" for s in (found.waiting, found.evaluating, found.saving)),
                 time(run),
+                memory(run),
             ]
         ],
-        frozenset(range(5)),
+        frozenset(range(6)),
     )
+
+
+def memory(run: Run) -> str:
+    """Return the most memory that a run held."""
+    peaks = [record["peak_memory"] for record in run.records if record.get("peak_memory")]
+    return f"{max(peaks) / 2**30:.1f} GiB" if peaks else "—"
 
 
 def time(run: Run) -> str:
@@ -128,13 +138,6 @@ def commit(environment: Mapping[str, Any]) -> str:
     if not found:
         return "no checkout"
     return found[:COMMIT] + (" (changed)" if environment.get("dirty") else "")
-
-
-def hardware(run: Run) -> str:
-    """Return the machine that a run was made on last."""
-    devices = run.data.get("replicas", 1)
-    cpu = run.environments[-1].get("cpu") if run.environments else "unknown"
-    return f"{cpu}, {devices} device{'s' * (devices != 1)}"
 
 
 def _configuration(run: Run) -> Details:

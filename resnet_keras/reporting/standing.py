@@ -24,7 +24,7 @@ class Plan:
 
     flags: JSON-able, all of them. free: those that decide nothing of a result. training_images,
     test_images: of its data set, 0 where it is not known. scales: of each view, JSON-able.
-    multiply_adds: of the whole training.
+    multiply_adds: of the whole training. gpus: on which it would take gpu_hours.
     """
 
     flags: Mapping[str, Any]
@@ -33,6 +33,8 @@ class Plan:
     test_images: int
     scales: Mapping[str, Sequence[int]]
     multiply_adds: float
+    gpus: str
+    gpu_hours: float
 
 
 @dataclass(frozen=True)

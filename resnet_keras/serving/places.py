@@ -4,6 +4,7 @@ import glob
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from resnet_keras.errors import InputError
 
@@ -72,6 +73,14 @@ def read_labels(folder: Path) -> list[str] | None:
         return list(json.loads((folder / "manifest.json").read_text())["labels"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Return the flags that an export's run was trained with; {} where no manifest tells them."""
+    try:
+        return dict(json.loads((folder / "manifest.json").read_text())["config"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def is_saved_model(place: str) -> bool:

@@ -12,7 +12,7 @@ from resnet_keras.errors import InputError
 from resnet_keras.training.runs import LOG, cannot_write, replace
 from resnet_keras.training.tensorboard import Events
 
-HIDDEN = ("saving",)  # seconds that a report adds up
+HIDDEN = ("saving", "peak_memory")  # seconds and bytes, which a report tells
 # How people read a value; others are shown as "name value".
 SHOWN = {
     "loss": "loss {:.4g}",

@@ -12,6 +12,7 @@ from resnet_keras.training.logs import Log
 from resnet_keras.training.schedules import WARMUP_WINDOW, Schedule, State
 from resnet_keras.training.signals import Stopped, StopRequest
 from resnet_keras.training.step import Steps
+from resnet_keras.training.strategy import peak_memory
 
 # What TensorFlow raises at an image that cannot be found, opened or decoded.
 UNREADABLE = (
@@ -133,7 +134,8 @@ def train(
 
     def write_line() -> None:
         loss, error = means()
-        log.write("train", step, loss=loss, error=error, learning_rate=rate, **clock.figures())
+        told = {"learning_rate": rate, **clock.figures(), "peak_memory": peak_memory()}
+        log.write("train", step, loss=loss, error=error, **told)
         state.update(loss=0, wrong=0, images=0)
         clock.reset()
 

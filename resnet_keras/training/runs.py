@@ -147,6 +147,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": cpu(),
+        "cores": cores(),
         "packages": {name: _version(name) for name in PACKAGES},
     }
 
@@ -184,6 +185,12 @@ def cpu() -> str:
         lines = []
     models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(models, platform.processor() or platform.machine())
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    known = hasattr(os, "sched_getaffinity")  # not on macOS and Windows
+    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
 
 
 def _version(package: str) -> str | None:

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import resource
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -176,6 +177,19 @@ def _cpu_features() -> set[str]:
     if platform.system() != "Linux":
         return set()
     return set(Path("/proc/cpuinfo").read_text().split())
+
+
+def peak_memory() -> int:
+    """Return the most bytes held at once so far: on the first GPU, or by this process without."""
+    gpus = tf.config.list_logical_devices("GPU")
+    if gpus:
+        return tf.config.experimental.get_memory_info(gpus[0].name.rpartition("device:")[2])["peak"]
+    if platform.system() == "Linux":
+        # getrusage's number is no less than that of the process that started this one.
+        lines = Path("/proc/self/status").read_text().splitlines()
+        (peak,) = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
+        return 1024 * int(peak)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes, on macOS
 
 
 def average_statistics(strategy: tf.distribute.Strategy, model: keras.Model) -> Callable[[], Any]:

@@ -7,7 +7,7 @@ import pytest
 from report_fixtures import DATA, FLAGS, evaluated, train
 
 from resnet_keras.errors import InputError
-from resnet_keras.reporting import results
+from resnet_keras.reporting import estimates, results
 from resnet_keras.reporting.results import figure
 from resnet_keras.reporting.run_files import Evaluation, Responses, Run
 from resnet_keras.reporting.standing import Plan, judge
@@ -19,6 +19,8 @@ PLAN = Plan(
     test_images=10_000,
     scales={"center": [32], "ten_crop": [32], "multi_scale": [224, 256]},
     multiply_adds=1e15,
+    gpus="a GPU",
+    gpu_hours=1.5,
 )
 PLANS = {"cifar_r20": PLAN, "r152": PLAN}
 START = {"kind": "start", "step": 0, "init_from": "vgg_a", "init_step": 64_000}
@@ -89,16 +91,49 @@ def test_held_out_images_are_a_deviation_and_no_missing_ones():
 def test_rows_without_a_run_say_what_they_cost():
     line = _line()
     assert (line.values, line.difference, line.published) == ((), None, "8.75")
-    assert str(line.standing) == "not run: 1.0e+15 multiply-adds"
+    assert line.status == "not run: 1.0e+15 multiply-adds, 1.5 h on a GPU"
+    assert _line(plans={}).status == "not run"
+    smoke = _line(_run(train_steps=500, records=[train(500), evaluated(500, 5_000)]))
+    assert smoke.status == (
+        "smoke only: 500 of 64,000 steps; not run whole: 1.0e+15 multiply-adds, 1.5 h on a GPU"
+    )
+    assert _line(_run()).status == "measured"
 
 
 def test_a_row_costs_what_it_starts_from_too():
     """VGG-D at S = 384 starts from D, and that from A: 1 + 2 + 4."""
     costs = {"vgg_a": 1.0, "vgg_d": 2.0, "vgg_d_384": 4.0}
-    plans = {name: dataclasses.replace(PLAN, multiply_adds=cost) for name, cost in costs.items()}
+    plans = {
+        name: dataclasses.replace(PLAN, multiply_adds=cost, gpu_hours=3 * cost)
+        for name, cost in costs.items()
+    }
     rows = [x.row for x in results.lines("vgg_table3", [], {}, plans) if "D, S=384" in x.row.name]
-    assert results.multiply_adds(rows, plans) == 7.0
-    assert results.multiply_adds(rows, {"vgg_d_384": PLAN}) is None
+    assert estimates.multiply_adds(rows, plans) == 7.0
+    assert estimates.gpu_hours(rows, plans) == "21 h on a GPU"
+    assert estimates.multiply_adds(rows, {"vgg_d_384": PLAN}) is None
+    assert estimates.gpu_hours(rows, {"vgg_d_384": PLAN}) == ""
+
+
+def test_what_is_not_run_costs_hours_at_the_speed_of_what_was():
+    """64,000 steps of 128 at 1,000 images/s take 8,192 s; a row of three times that, 6.8 hours."""
+    made_on = {"cpu": "a CPU", "cores": 2}
+    records = [train(64_000, images_per_second=1_000.0), evaluated(64_000, 891)]
+    run = dataclasses.replace(_run(records=records), environments=[made_on])
+    plans = PLANS | {"cifar_r56": dataclasses.replace(PLAN, multiply_adds=3e15, gpu_hours=4.5)}
+    line = _line(run, row="ResNet-56", plans=plans)
+    assert line.status == (
+        "not run: 3.0e+15 multiply-adds, 6.8 h on a CPU, 2 cores, 1 device, 4.5 h on a GPU"
+    )
+    others = [
+        _run(records=[train(100, images_per_second=1_000.0)]),  # unfinished
+        _run(records=records, recompute=True),
+        _run(records=records, small_image_steps=9),
+        dataclasses.replace(_run(records=records), environments=[made_on]),
+    ]
+    elsewhere = plans | {"cifar_r20": dataclasses.replace(PLAN, gpus="other GPUs")}
+    for other, known in zip(others, [plans, plans, plans, elsewhere], strict=True):
+        told = _line(other, row="ResNet-56", plans=known).status
+        assert told == "not run: 3.0e+15 multiply-adds, 4.5 h on a GPU"
 
 
 def test_seeds_are_one_line_with_mean_and_sample_deviation():

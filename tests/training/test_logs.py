@@ -171,6 +171,7 @@ def test_without_a_terminal_there_are_lines_and_no_bar(tmp_path, capsys):
             {
                 "loss": 1.23456, "error": 0.24691, "learning_rate": 0.001,
                 "images_per_second": 12345.6, "input_wait": 0.1234, "saving": 0.25,
+                "peak_memory": 2**30,
             },
             "loss 1.235  error 24.69 %  lr 0.001  12,346 images/s  input wait 12.3 %",
         ),

@@ -1,10 +1,18 @@
+import os
 import subprocess
+from pathlib import Path
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
 from resnet_keras.errors import InputError
-from resnet_keras.training.strategy import check_batch_size, choose_precision, make_strategy
+from resnet_keras.training.strategy import (
+    check_batch_size,
+    choose_precision,
+    make_strategy,
+    peak_memory,
+)
 
 
 def test_auto_is_one_device_without_gpus():
@@ -40,3 +48,16 @@ def test_auto_precision_is_bfloat16_where_the_cpu_has_its_instructions(monkeypat
     monkeypatch.setattr("resnet_keras.training.strategy._cpu_features", lambda: features)
     assert choose_precision("auto") == ("float32" if here else "bfloat16")
     assert choose_precision("float16") == "float16"
+
+
+def test_peak_memory_counts_what_was_given_back():
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("this machine has a GPU, whose memory is told")
+    if not Path("/proc/self/statm").is_file():
+        pytest.skip("only Linux tells what a process holds now")
+    page = os.sysconf("SC_PAGE_SIZE")
+    held = page * int(Path("/proc/self/statm").read_text().split()[1])
+    block = np.ones(2**28, np.uint8)  # a quarter of a GiB
+    del block
+    machine = page * os.sysconf("SC_PHYS_PAGES")
+    assert held + 2**28 * 0.99 < peak_memory() < machine
