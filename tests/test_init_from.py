@@ -105,20 +105,19 @@ def test_the_same_network_goes_on_from_the_newest_checkpoint(shallow, monkeypatc
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        (["--model=cifar_plain14"], "block=basic (now plain)"),
-        (["--shortcut=B"], "shortcut=A (now B)"),
-        (["--model=cifar_resnet8", "--classes=3,4"], "other classes than digits"),
+        (["--model=cifar_resnet14"], "block=plain (now basic)"),
+        (["--model=cifar_plain8", "--classes=3,4"], "other classes than digits"),
         (["--image_size=24"], "images of 32 pixels a side, not 24: give --image_size=32"),
     ],
 )
 def test_what_cannot_be_started_from_costs_one_sentence_and_no_run(
     shallow, monkeypatch, capsys, changed, told
 ):
-    folder = shallow["resnet"]
+    folder = shallow["plain"]
     monkeypatch.chdir(folder)
     (folder / "kept").mkdir(exist_ok=True)
     (folder / "kept/log.jsonl").write_text("a run's\n")
-    assert main([*_deep("resnet"), "--run_dir=kept", "--restart", *changed]) == 2
+    assert main([*_deep("plain"), "--run_dir=kept", "--restart", *changed]) == 2
     (sentence,) = capsys.readouterr().err.strip().splitlines()
     assert told in sentence
     assert (folder / "kept/log.jsonl").read_text() == "a run's\n"

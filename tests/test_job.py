@@ -14,6 +14,8 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
+from resnet_keras.main import main
+
 TINY = [
     "--dataset=digits", "--model=cifar_resnet8", "--batch_size=32", "--train_steps=12",
     "--log_every=5", "--steps_per_call=3",
@@ -27,13 +29,28 @@ def _main(*arguments, cwd, **options) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.fixture
+def told(tmp_path, monkeypatch, capsys):
+    """Return the function from arguments to what a command prints that ends well, in this process.
+
+    TensorFlow is loaded here already.
+    """
+    monkeypatch.chdir(tmp_path)
+
+    def ask(*arguments) -> str:
+        assert main(arguments) == 0
+        return capsys.readouterr().out
+
+    return ask
+
+
 def _done(*arguments, cwd) -> str:
     result = _main(*arguments, cwd=cwd)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
 
-def test_the_whole_path_and_then_the_same_command_again(tmp_path):
+def test_the_whole_path_and_then_the_same_command_again(tmp_path, told):
     first = _done(*TINY, "--run_dir=run", "--export_dir=out", cwd=tmp_path)
     (error,) = re.findall(r"Test error .* (\d+\.\d\d %)", first)
     assert "out/1" in first
@@ -44,15 +61,13 @@ def test_the_whole_path_and_then_the_same_command_again(tmp_path):
     assert (tmp_path / "out/2/saved_model.pb").is_file()
 
     # The run alone names its network and data, and its answer stays the same.
-    told = _done("--mode=evaluate", "--run_dir=run", "--evaluation_batch_size=7", cwd=tmp_path)
-    assert error in told
-    exported = _done("--mode=export", "--run_dir=run", "--export_dir=out", cwd=tmp_path)
-    assert "out/3" in exported
+    assert error in told("--mode=evaluate", "--run_dir=run", "--evaluation_batch_size=7")
+    assert "out/3" in told("--mode=export", "--run_dir=run", "--export_dir=out")
 
     for index in range(2):
         pixels = np.random.default_rng(index).integers(0, 256, (20, 30, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{index}.png")
-    table = _done("--mode=predict", "--saved_model=out", "--images=*.png", cwd=tmp_path)
+    table = told("--mode=predict", "--saved_model=out", "--images=*.png")
     assert re.search(r"^0\.png +\d \d+\.\d ", table, re.MULTILINE)
     assert re.search(r"^1\.png +\d \d+\.\d ", table, re.MULTILINE)
 
@@ -63,21 +78,21 @@ def test_the_whole_path_and_then_the_same_command_again(tmp_path):
     assert len(other.stderr.strip().splitlines()) == 1
 
 
-def test_summary_compares_networks_as_the_paper_does(tmp_path):
+def test_summary_compares_networks_as_the_paper_does(told):
     """Sec. 3.3: the 34-layer nets have 3.6 billion multiply-adds, 18 % of VGG-19's 19.6."""
     names = "vgg_e,plain34,resnet34,resnet152"
-    told = _done("--mode=summary", f"--model={names}", cwd=tmp_path)
-    rows = {line.split()[0]: line.split() for line in told.splitlines()[2:]}
+    table = told("--mode=summary", f"--model={names}")
+    rows = {line.split()[0]: line.split() for line in table.splitlines()[2:]}
     assert list(rows) == names.split(",")
     assert [rows[name][1] for name in rows] == ["19", "34", "34", "152"]
     assert rows["plain34"][3:5] == ["3,644,493,824", "18.6"]
-    assert told.strip() in (ROOT / "README.md").read_text()
+    assert table.strip() in (ROOT / "README.md").read_text()
 
 
 def test_summary_ends_with_the_rows_of_table_1(tmp_path):
-    told = _done("--mode=summary", "--model=cifar_resnet8", cwd=tmp_path)
-    assert "conv4_block1_out" in told
-    last = [line.split() for line in told.strip().splitlines()[-7:]]
+    printed = _done("--mode=summary", "--model=cifar_resnet8", cwd=tmp_path)
+    assert "conv4_block1_out" in printed
+    last = [line.split() for line in printed.strip().splitlines()[-7:]]
     assert [row[0] for row in last] == [
         "-----",
         "conv1",
@@ -150,7 +165,7 @@ def test_two_processes_never_train_in_one_directory(tmp_path):
     assert "Resuming" in _done(*command, longer, cwd=tmp_path)
 
 
-def test_the_best_checkpoint_is_kept_and_a_stretch_is_profiled(tmp_path):
+def test_the_best_checkpoint_is_kept_and_a_stretch_is_profiled(tmp_path, told):
     """A gentle start, then a rate that spoils it; and recomputation, and a batch in parts."""
     spoilt = ["--warmup_until_error=0.6", "--warmup_learning_rate=0.03", "--learning_rate=5"]
     options = ["--recompute", "--accumulation_steps=2", "--profile_steps=4,5"]
@@ -161,9 +176,9 @@ def test_the_best_checkpoint_is_kept_and_a_stretch_is_profiled(tmp_path):
     assert [r["step"] for r in tested] == [25, 50, 75, 100, 120]
     best = min(tested, key=lambda record: record["wrong"])  # the first of equals
     assert tested[-1]["wrong"] > 1.5 * best["wrong"]
-    told = _done("--mode=evaluate", "--run_dir=run", "--checkpoint=best", cwd=tmp_path)
-    assert f"step {best['step']:,}\n" in told
-    assert f"({best['wrong']} of 360 images wrong)" in told
+    printed = told("--mode=evaluate", "--run_dir=run", "--checkpoint=best")
+    assert f"step {best['step']:,}\n" in printed
+    assert f"({best['wrong']} of 360 images wrong)" in printed
     assert len(list((tmp_path / "run/profile").glob("**/*.xplane.pb"))) == 1
 
 
@@ -178,6 +193,7 @@ def test_another_number_of_devices_needs_approximate(tmp_path):
     assert "steps 12 to 15" in _done(*one, "--resume=approximate", cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_mixed_precision_and_several_devices_run_the_whole_path(tmp_path):
     told = _done(*TINY, "--precision=bfloat16", "--strategy=mirrored", cwd=tmp_path)
     assert "Test error" in told
@@ -192,15 +208,12 @@ def test_mixed_precision_and_several_devices_run_the_whole_path(tmp_path):
         (["--batch_size=0"], "1 or more"),
         (["--export_dir=file/deeper"], "file/deeper"),
         (["--run_dir=file"], "--run_dir=file"),
-        (["--classes=1,cat"], "cat"),
-        (["--validation_images=99999"], "99999"),
         (["--dataset=folder", "--data_dir=nowhere"], "nowhere"),
         (["--dataset=folder", "--data_dir=one"], "one"),
         (["--dataset=folder", "--data_dir=empty"], "images"),
         (["--dataset=folder", "--data_dir=untested"], "val"),
         (["--dataset=imagenet2012", "--data_dir=nowhere"], "ILSVRC2012_img_train.tar"),
         (["--mode=evaluate"], "holds no run"),
-        (["--model=cifar_resnet2000"], "too deep"),
         (["--mode=data_worker", "--data_service=grpc://localhost:9"], "No dispatcher"),
         (["--mode=predict", "--saved_model=empty", "--images=*"], "saved_model.pb"),
     ],
@@ -218,6 +231,24 @@ def test_bad_input_costs_one_sentence_and_exit_code_2(tmp_path, arguments, told)
     assert told in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1, result.stderr
     assert "Traceback" not in result.stderr
+    assert not list(tmp_path.glob("**/ckpt-*"))
+
+
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        ("--classes=1,cat", "cat"),
+        ("--validation_images=99999", "99999"),
+        ("--model=cifar_resnet2000", "too deep"),
+    ],
+)
+def test_what_only_the_data_or_the_network_tell_costs_one_sentence(
+    tmp_path, monkeypatch, capsys, argument, sentence
+):
+    monkeypatch.chdir(tmp_path)
+    assert main([*TINY, argument]) == 2
+    (told,) = capsys.readouterr().err.strip().splitlines()
+    assert sentence in told
     assert not list(tmp_path.glob("**/ckpt-*"))
 
 

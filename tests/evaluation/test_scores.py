@@ -99,9 +99,9 @@ def pictures(tmp_path_factory):
 @pytest.mark.parametrize(
     ("view", "network", "runs"),
     [
-        (None, _network, [(1, 1), (7, 1), (64, 1), (7, 2), (64, 3)]),
-        (views.ten_crop, _network, [(1, 1), (64, 1), (7, 3)]),
-        (views.whole_image(40), _small_vgg, [(64, 1), (7, 2), (1, 3)]),
+        (None, _network, [(1, 1), (7, 2), (64, 3)]),
+        (views.ten_crop, _network, [(64, 1), (7, 3)]),
+        (views.whole_image(40), _small_vgg, [(64, 1), (1, 3)]),
     ],
     ids=["center", "ten_crop", "whole"],
 )

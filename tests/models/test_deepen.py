@@ -60,7 +60,7 @@ def _difference(one: keras.Model, other: keras.Model) -> float:
         ("resnet18", "resnet34", {"shortcut": "A"}, 16),
         ("resnet18", "resnet34", {"shortcut": "B"}, 16),
         ("resnet18", "resnet34", {"shortcut": "C"}, 24),
-        ("resnet50", "resnet101", {}, 51),
+        pytest.param("resnet50", "resnet101", {}, 51, marks=pytest.mark.slow),
     ],
     ids=lambda value: "".join(value.values()) if isinstance(value, dict) else str(value),
 )

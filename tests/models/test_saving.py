@@ -19,7 +19,7 @@ SMALL = [
     ("cifar_plain8", {"dtype": "mixed_bfloat16"}),
     ("vgg_a_lrn", {"include_top": False, "input_shape": (32, 40, 3)}),
     ("lab_vgg16", {}),
-    ("lab_resnet50", {}),
+    pytest.param("lab_resnet50", {}, marks=pytest.mark.slow),
 ]
 
 

@@ -34,7 +34,7 @@ def assert_same_answer(model, network, x, theirs=None):
     assert np.abs(got - want).max() <= 1e-4 * np.abs(want).max()
 
 
-@pytest.mark.parametrize("depth", [18, 50, 152])
+@pytest.mark.parametrize("depth", [18, 50, pytest.param(152, marks=pytest.mark.slow)])
 def test_torchvision_resnet(tmp_path, depth):
     network = torch_networks.randomised(torch_networks.ResNet(depth))
     torch.save(network.state_dict(), tmp_path / "weights.pth")
@@ -235,7 +235,10 @@ def caffe_arrays(network, separator, factor=3.0):
     return arrays
 
 
-@pytest.mark.parametrize(("depth", "separator"), [(50, "/"), (50, "_"), (152, "/")])
+@pytest.mark.parametrize(
+    ("depth", "separator"),
+    [(50, "/"), (50, "_"), pytest.param(152, "/", marks=pytest.mark.slow)],
+)
 def test_the_authors_caffe_release(tmp_path, depth, separator):
     """Its network takes blue, green, red, pools without padding and strides on the first 1x1."""
     network = torch_networks.randomised(torch_networks.ResNet(depth, caffe=True))
