@@ -67,6 +67,20 @@ def test_the_estimate_is_arithmetic(told, tmp_path):
     assert line.split()[3:5] == ["10,000", f"{40_551_040 * 10_000:.1e}"]
 
 
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        # 5.0e18 multiply-adds at 3,170 images/s of ResNet-50, 3 x 4.09e9 each: 36 hours.
+        ("table2", "about 36 hours on 8 V100 GPUs in float32."),
+        # 3.0e14 at 50,000 images of ResNet-110 in 165 s, 3 x 2.53e8 each: 0.36 hours.
+        ("lab_vgg16", "about 0.36 hours on one GTX 1080 Ti in float32."),
+    ],
+)
+def test_hours_on_gpus_are_at_a_published_speed(name, sentence, told, tmp_path):
+    _, output, _ = told(f"--experiment={name}", "--dry_run", f"--run_dir={tmp_path}")
+    assert sentence in output
+
+
 def test_small_images_cost_as_they_are_small(told, tmp_path):
     """Convolutions of half the side cost a quarter; the 640 products of the classifier stay."""
     small = "--train_flags=--small_image_size=16 --small_image_steps=32000"
@@ -298,6 +312,9 @@ def test_the_speed_is_of_such_runs_on_this_machine(tiny):
     assert rewrite({"recompute": True}) == []
     assert rewrite({"model": "none"}) == []
     assert rewrite({}, environments=[{"cpu": "another"}]) == []
+    here = {"cpu": runs.cpu(), "cores": runs.cores()}
+    assert rewrite({}, environments=[here]) == [speed * 12_239_488]
+    assert rewrite({}, environments=[here | {"cores": runs.cores() + 1}]) == []
     assert rewrite({}, environments=[]) == []
 
 
