@@ -97,8 +97,8 @@ def read_plans(configs: Path) -> dict[str, Plan]:
     return {file.stem: _plan(file) for file in files if not file.stem.startswith("base_")}
 
 
-def results_part(root: Path, plans: dict[str, Plan]) -> str:
-    """Return the README's table of the runs in ``root/saved_models``."""
+def results_part(root: Path, plans: dict[str, Plan]) -> tuple[str, dict[str, bytes]]:
+    """Return the README's results of the runs in ``root/saved_models``; see ``readme.part``."""
     committed = root / "saved_models"
     there = any(is_run(place) or is_result(place) for place in committed.glob("*"))
     runs, evaluations = find([str(committed / "*")]) if there else ([], {})
@@ -110,7 +110,14 @@ def _readme(root: Path, plans: dict[str, Plan]) -> int:
     if not file.is_file():
         raise InputError(f"{file} is not there: --format=readme is for a checkout.")
     old = file.read_text(encoding="utf-8")
-    new = readme.replaced(old, results_part(root, plans), file)
+    text, figures = results_part(root, plans)
+    new = readme.replaced(old, text, file)
+    folder = root / readme.FIGURES
+    for stale in {found.name for found in folder.glob("*")} - set(figures):
+        (folder / stale).unlink()
+    for name, content in figures.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
     changes = [
         line
         for line in difflib.unified_diff(old.splitlines(), new.splitlines(), n=0, lineterm="")

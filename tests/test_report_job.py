@@ -16,7 +16,7 @@ from report_fixtures import evaluated, train, write_evaluation, write_run
 
 from resnet_keras import report_job
 from resnet_keras.main import main
-from resnet_keras.reporting import results
+from resnet_keras.reporting import readme, results
 from resnet_keras.reporting.readme import BEGIN, END
 from resnet_keras.reporting.standing import judge
 
@@ -280,7 +280,13 @@ def test_the_readmes_table_is_that_of_the_committed_runs(plans):
     _, _, rest = (ROOT / "README.md").read_text().partition(BEGIN + "\n")
     part, end, _ = rest.partition("\n" + END)
     assert end
-    assert part == report_job.results_part(ROOT, plans)
+    text, files = report_job.results_part(ROOT, plans)
+    assert part == text
+    # Another matplotlib draws otherwise; of which runs a file is, it says itself.
+    told = re.compile(rb'aria-label="[^"]*"')
+    folder = ROOT / readme.FIGURES
+    found = {file.name: told.findall(file.read_bytes()) for file in folder.glob("*")}
+    assert found == {name: told.findall(content) for name, content in files.items()}
 
 
 @pytest.fixture
@@ -316,6 +322,10 @@ def test_the_readme_is_rewritten_between_its_marks(checkout, capsys):
         "| ResNet paper, Fig. 1 and 6: CIFAR-10, plain against residual nets | 9 | 2.8e+16 | 34 h "
         "on one GTX 1080 Ti | `--experiment=fig1_fig6` |"
     )
+    # The curve is a file, which names the log it is of.
+    (picture,) = re.findall(r"!\[.*\]\((saved_models/figures/fig1_fig6-curves-1\.svg)\)", text)
+    (fingerprint,) = re.findall(r"\| \[(\w{12})\]\(saved_models/cifar_r20", line)
+    assert f"error (%) of {fingerprint}" in (checkout / picture).read_text()
     assert "-old" in changes
     assert f"+{line}" in changes
     assert main(["--mode=report", "--format=readme"]) == 0
@@ -328,7 +338,7 @@ def test_smoke_runs_are_one_line_an_experiment_without_their_numbers(checkout, p
     for name, model in (("plain32", "plain32"), ("r32", "resnet32"), ("r44", "resnet44")):
         place = checkout / f"saved_models/cifar_{name}"
         write_run(place, records, train_steps=500, model=f"cifar_{model}")
-    text = report_job.results_part(checkout, plans)
+    text, _ = report_job.results_part(checkout, plans)
     start = "| fig1_fig6 | 3 rows | — | — | — | smoke only: the commands work | "
     (line,) = [x for x in text.splitlines() if x.startswith(start)]
     assert re.findall(r"\(saved_models/cifar_(\w+)/log.jsonl\)", line) == ["plain32", "r32", "r44"]
@@ -340,6 +350,27 @@ def test_smoke_runs_are_one_line_an_experiment_without_their_numbers(checkout, p
         (line,) = [x for x in text.splitlines() if x.startswith(start)]
         assert f"](saved_models/cifar_r{depth}/log.jsonl) |" in line
     assert "50.00" not in text
+
+
+def test_the_responses_of_whole_runs_are_a_figure(checkout, plans):
+    """Of two nets, one of which is not finished."""
+    for name, steps in (("plain20", 6_400), ("r20", 3_000)):
+        model = name.replace("r20", "resnet20")
+        place = checkout / f"saved_models/fig6_{name}"
+        records = [train(steps), evaluated(steps, 1_000)]
+        write_run(
+            place, records, train_steps=6_400, lr_drops=[3_200, 4_800], model=f"cifar_{model}"
+        )
+        (place / "responses").mkdir()
+        rows = ["run,step,layer,name,std,sorted_std"]
+        rows += [f"fig6_{name},{steps},{layer},conv,0.{layer},0.{layer}" for layer in (1, 2)]
+        (place / "responses/responses.csv").write_text("\n".join(rows) + "\n")
+    text, files = report_job.results_part(checkout, plans)
+    names = re.findall(r"\(saved_models/figures/(fig7_short-\d\.svg)\)", text)
+    assert names == ["fig7_short-1.svg", "fig7_short-2.svg"]  # in order, and by magnitude
+    for name in names:
+        assert b">plain-20<" in files[name]
+        assert b"ResNet-20" not in files[name]
 
 
 def test_a_number_changed_by_hand_shows(checkout, plans):

@@ -19,12 +19,16 @@ LEGEND = (
 )
 
 
-def curves(name: str, runs: Sequence[tuple[str, Run]]) -> Drawing:
+def curves(
+    name: str, runs: Sequence[tuple[str, Run]], *, losses: bool = True, told: str = ""
+) -> Drawing:
     """Draw error and loss: two columns where there are plain and residual nets, else one.
 
     Args:
         name: of the drawing.
         runs: each with its name in the figure; logs with at least one record.
+        losses: draw them, too.
+        told: what else those are told who do not see it.
     """
     colours = {run.name: number for number, (_, run) in enumerate(runs)}
     plain = [pair for pair in runs if "plain" in pair[1].flags["model"]]
@@ -33,7 +37,7 @@ def curves(name: str, runs: Sequence[tuple[str, Run]]) -> Drawing:
     panels = []
     for value, test_value, label, factor in (
         ("error", "top1_error", "error (%)", 100),
-        ("loss", "loss", "loss", 1),
+        *([("loss", "loss", "loss", 1)] if losses else []),
     ):
         drawn = {
             side: [
@@ -50,7 +54,8 @@ def curves(name: str, runs: Sequence[tuple[str, Run]]) -> Drawing:
         limits = _error_limits(every) if factor > 1 else _loss_limits(every)
         for number, (side, members) in enumerate(drawn.items()):
             figure = figures.curves(members, title=side, label=label, limits=limits)
-            panels.append(figures.svg(figure, f"{slug(name)}-{value}-{number}", f"{name} {label}"))
+            title = f"{name} {label}{told}"
+            panels.append(figures.svg(figure, f"{slug(name)}-{value}-{number}", title))
     return Drawing(f"{slug(name)}-curves", panels, LEGEND)
 
 
@@ -82,16 +87,20 @@ def _loss_limits(curves: Sequence[figures.Curve]) -> tuple[float, float]:
     return min(values, default=0.1) / 1.2, max(values, default=1.0) * 1.2
 
 
-def responses(measured: Mapping[str, Sequence[float]]) -> Drawing:
+def responses(
+    measured: Mapping[str, Sequence[float]], name: str = "responses", told: str = ""
+) -> Drawing:
     """Draw both panels of Fig. 7 from the layers' standard deviations, by run."""
     panels = [
         figures.svg(
-            figures.responses(measured, ordered=ordered), f"responses-{ordered:d}", "responses"
+            figures.responses(measured, ordered=ordered),
+            f"{slug(name)}-{ordered:d}",
+            f"responses{told}",
         )
         for ordered in (False, True)
     ]
     return Drawing(
-        "responses",
+        slug(name),
         panels,
         "Standard deviation of the output of each 3x3 layer, after batch norm and before "
         "nonlinearity or addition; plain nets dashed.",

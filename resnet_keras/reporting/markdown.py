@@ -14,6 +14,7 @@ from resnet_keras.reporting.document import (
     Heading,
     Link,
     Paragraph,
+    Picture,
     Table,
 )
 from resnet_keras.reporting.figures import standalone
@@ -35,6 +36,19 @@ def table(found: Table) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
+def figure(block: Drawing | Picture, files: dict[str, bytes], folder: str = FIGURES) -> str:
+    """Return a figure and its caption; its files, which go into ``folder``, are added."""
+    if isinstance(block, Drawing):
+        names = [f"{block.name}-{number}.svg" for number in range(1, len(block.panels) + 1)]
+        for name, panel in zip(names, block.panels, strict=True):
+            files[name] = standalone(panel).encode()
+    else:
+        names = [f"{block.name}.png"]
+        files[names[0]] = block.png
+    caption = escape(block.caption)
+    return "\n".join(f"![{caption}]({folder}/{name})" for name in names) + f"\n\n{caption}"
+
+
 def escape(text: str) -> str:
     """Return a text that means itself."""
     marked = re.sub(r"([\\`*\[\]|<>~]|(?<!\w)_|_(?!\w))", r"\\\1", text)
@@ -52,15 +66,7 @@ def _block(block: Block, files: dict[str, bytes]) -> str:
     if isinstance(block, Details):
         inner = "\n\n".join(_block(part, files) for part in block.blocks)
         return f"<details><summary>{escape(block.title)}</summary>\n\n{inner}\n\n</details>"
-    if isinstance(block, Drawing):
-        names = [f"{block.name}-{number}.svg" for number in range(1, len(block.panels) + 1)]
-        for name, panel in zip(names, block.panels, strict=True):
-            files[name] = standalone(panel).encode()
-    else:
-        names = [f"{block.name}.png"]
-        files[names[0]] = block.png
-    caption = escape(block.caption)
-    return "\n".join(f"![{caption}]({FIGURES}/{name})" for name in names) + f"\n\n{caption}"
+    return figure(block, files)
 
 
 def _cell(cell: Cell) -> str:

@@ -1,4 +1,4 @@
-"""The README's table of results, from the committed runs."""
+"""The README's results, from the committed runs: a table, and figures as files."""
 
 from __future__ import annotations
 
@@ -6,15 +6,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from resnet_keras.errors import InputError
-from resnet_keras.reporting import estimates, results
-from resnet_keras.reporting.document import Cell, Code, Inline, Link, Table
+from resnet_keras.reporting import drawings, estimates, results
+from resnet_keras.reporting.document import Cell, Code, Drawing, Inline, Link, Table
 from resnet_keras.reporting.experiments import EXPERIMENTS, Row, configuration
-from resnet_keras.reporting.markdown import table
+from resnet_keras.reporting.markdown import figure, table
+from resnet_keras.reporting.report import titled
 from resnet_keras.reporting.results import Line
-from resnet_keras.reporting.run_files import LOG, METRICS, Evaluation, Run, fingerprint
+from resnet_keras.reporting.run_files import (
+    LOG,
+    METRICS,
+    Evaluation,
+    Run,
+    fingerprint,
+    responses_of,
+)
 from resnet_keras.reporting.run_section import HASH
-from resnet_keras.reporting.standing import NOT_RUN, SMOKE, Plan
+from resnet_keras.reporting.standing import MEASURED, NOT_RUN, SMOKE, Plan
 
+FIGURES = Path("saved_models", "figures")  # in a checkout
+DRAWN = ("fig1_fig6", "fig6_short", "fig7_short")  # experiments whose measured runs are shown
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 
@@ -23,8 +33,8 @@ def part(
     evaluations: Mapping[str, Evaluation],
     plans: Mapping[str, Plan],
     root: Path,
-) -> str:
-    """Return what stands between the marks.
+) -> tuple[str, dict[str, bytes]]:
+    """Return what stands between the marks, and the files that it shows, by names in ``FIGURES``.
 
     Args:
         runs: each of another name, within ``root``.
@@ -59,7 +69,25 @@ def part(
     )
     if not_run:
         parts += ["Not run:", table(_not_run(not_run, plans))]
-    return "\n\n".join(parts)
+    files: dict[str, bytes] = {}
+    for name in DRAWN:
+        lines = results.lines(name, runs, evaluations, plans)
+        whole = [line for line in lines if line.standing.status == MEASURED]
+        if whole:
+            shown = figure(_drawing(name, whole), files, FIGURES.as_posix())
+            parts.append(f"**{EXPERIMENTS[name].title}**\n\n{shown}")
+    return "\n\n".join(parts), files
+
+
+def _drawing(name: str, lines: Sequence[Line]) -> Drawing:
+    """Draw runs; by their fingerprints a test finds out whether files are of these."""
+    runs = {run.name: (titled(line.row.name, run), run) for line in lines for run in line.runs}
+    told = ", ".join(fingerprint(run.place)[:HASH] for _, run in runs.values())
+    if "responses" in EXPERIMENTS[name].figures:
+        measured = responses_of(run for _, run in runs.values())
+        stds = {title: measured[run].stds for run, (title, _) in runs.items()}
+        return drawings.responses(stds, name, f" of {told}")
+    return drawings.curves(name, list(runs.values()), losses=False, told=f" of {told}")
 
 
 def replaced(text: str, found: str, file: Path) -> str:

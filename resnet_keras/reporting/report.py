@@ -119,13 +119,13 @@ def _experiment(name: str, lines: Sequence[Line], runs: Sequence[Run]) -> list[B
     ]
     logged = [(row.name, run) for row, run in used if run.records]
     if "curves" in experiment.figures and logged:
-        found.append(drawings.curves(name, [(_titled(row, run), run) for row, run in logged]))
+        found.append(drawings.curves(name, [(titled(row, run), run) for row, run in logged]))
     if name in REACHED and logged:
         found += _reached(REACHED[name], logged)
     return found + _starts(used)
 
 
-def _titled(row: str, run: Run) -> str:
+def titled(row: str, run: Run) -> str:
     """Return a run's name in a figure: its row's, with the seed where it has one of its own."""
     seed = configuration(run.name)[1]
     return row if seed is None else f"{row}, seed {seed}"
@@ -189,7 +189,7 @@ def _reached(errors: Sequence[int], runs: Sequence[tuple[str, Run]]) -> list[Blo
     rows = []
     for row, run in runs:
         steps = [learning.reached(run, error / 100) for error in errors]
-        rows.append([_titled(row, run), *("—" if step is None else f"{step:,}" for step in steps)])
+        rows.append([titled(row, run), *("—" if step is None else f"{step:,}" for step in steps)])
     header = ["iterations to a test error of", *(f"{error} %" for error in errors)]
     note = "The first test at or below it; —: none was. Tests lie --evaluate_every steps apart."
     return [Table(header, rows, frozenset(range(1, len(header)))), Paragraph(note)]
