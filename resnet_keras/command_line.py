@@ -33,8 +33,10 @@ _ASKED = (
     "mode data_dir strategy evaluation_batch_size checkpoint max_bad_fraction views scales "
     "batchnorm_statistics output_dir"
 ).split()
-# What an export's manifest says of the images that it was tested on.
-_TESTED_ON = ("model", "dataset", "classes", "validation_images", "seed", "recipe", "image_size")
+# What a run or an export is: nothing else can be asked of it.
+_NETWORK = ("model", "shortcut", "stride_on", "stem_pool", "classes")
+# Of an export, with what it does to images and the images it was tested on.
+_EXPORT = (*_NETWORK, "image_size", "recipe", "dataset", "validation_images", "seed")
 
 
 def parse(arguments: Sequence[str]) -> Config:
@@ -76,11 +78,17 @@ def _of_saved_model(arguments: Sequence[str], saved_model: str) -> Config:
     """Return the Config of evaluating an export: of an ensemble with it as its only member.
 
     Raises:
-        InputError: where there is no export.
+        InputError: where there is no export, or it is another one than the flags say.
     """
     folder = places.find_version(saved_model)
-    made_for = places.read_settings(folder)
-    config = _read(arguments, {name: made_for[name] for name in _TESTED_ON if name in made_for})
+    told = places.read_settings(folder)
+    # As they lie in a file; of others' exports nothing is told, or something else.
+    kinds = {name: type(getattr(Config(), name)) for name in _EXPORT}
+    kinds = {name: list if kind is tuple else kind for name, kind in kinds.items()}
+    saved = {name: told[name] for name, kind in kinds.items() if type(told.get(name)) is kind}
+    config = _read(arguments, saved)
+    fixed = {name: saved[name] for name in (*_NETWORK, "image_size", "recipe") if name in saved}
+    _refuse_others(f"{folder} holds an export", fixed, config)
     # Its version's own folder: the one above may hold a run's texts, too.
     return _checked(dataclasses.replace(config, ensemble=(str(folder),)))
 
@@ -147,13 +155,18 @@ def _settings_of_run(run_dir: str, arguments: Sequence[str]) -> dict[str, Any]:
     """Return the flags of a run's config.json; those given may not contradict its network."""
     saved = _saved(run_dir)["flags"]
     asked = _read(arguments, saved)
-    for name in ("model", "shortcut", "stride_on", "stem_pool", "classes"):
-        old, new = saved[name], getattr(asked, name)
-        if new != (tuple(old) if isinstance(old, list) else old):
-            raise InputError(
-                f"{run_dir} holds a run with --{name}={old} (now {new}): leave that flag out."
-            )
+    _refuse_others(f"{run_dir} holds a run", {name: saved[name] for name in _NETWORK}, asked)
     return saved
+
+
+def _refuse_others(what: str, saved: dict[str, Any], asked: Config) -> None:
+    for name, value in saved.items():
+        old, new = (
+            ",".join(each) if isinstance(each, list | tuple) else each
+            for each in (value, getattr(asked, name))
+        )
+        if new != old:
+            raise InputError(f"{what} with --{name}={old} (now {new}): leave that flag out.")
 
 
 def _expand_flagfiles(arguments: Sequence[str], folder: Path, within: tuple[Path, ...]) -> list:

@@ -153,8 +153,8 @@ def _folder(config: Config, split: str) -> Path:
         return Path(config.output_dir)
     run = ENSEMBLE if config.ensemble else Path(config.run_dir)
     if config.saved_model:
-        (folder,) = map(Path, config.ensemble)
-        run = Path("runs", f"{folder.resolve().parent.name}_export_{folder.name}")
+        folder = Path(config.ensemble[0]).resolve()
+        run = Path("runs", f"{folder.parent.name}_export_{folder.name}")
     if config.init_weights:
         run = Path("runs", Path(config.init_weights).stem)
     name = f"{split}_{views_name(config)}"

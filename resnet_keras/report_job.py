@@ -113,11 +113,12 @@ def _readme(root: Path, plans: dict[str, Plan]) -> int:
     text, figures = results_part(root, plans)
     new = readme.replaced(old, text, file)
     folder = root / readme.FIGURES
-    for stale in {found.name for found in folder.glob("*")} - set(figures):
+    for stale in {found.name for found in folder.glob("*.svg")} - set(figures):
         (folder / stale).unlink()
     for name, content in figures.items():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
+        print(f"Written to  {folder / name}")
     changes = [
         line
         for line in difflib.unified_diff(old.splitlines(), new.splitlines(), n=0, lineterm="")

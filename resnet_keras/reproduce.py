@@ -17,6 +17,7 @@ from types import FrameType
 from resnet_keras import command_line, costs, finished
 from resnet_keras.config import Config
 from resnet_keras.errors import InputError
+from resnet_keras.reporting.estimates import hours
 from resnet_keras.reporting.experiments import (
     EXPERIMENTS,
     STARTS_FROM,
@@ -25,7 +26,7 @@ from resnet_keras.reporting.experiments import (
     needed_runs,
     result_name,
 )
-from resnet_keras.reporting.tables import hours, table
+from resnet_keras.reporting.tables import table
 from resnet_keras.training.runs import EVALUATION, RESPONSES
 from resnet_keras.training.signals import forget_closed_terminal, terminating
 

@@ -194,7 +194,7 @@ def check_weights_alone(config: Config) -> None:
 
 
 def check_saved_model_alone(config: Config) -> None:
-    """Refuse --saved_model beside what names other networks, or changes what an export fixes."""
+    """Refuse --saved_model beside what names other networks."""
     other = {
         "run_dir": config.run_dir,
         "ensemble": _listed(config.ensemble),

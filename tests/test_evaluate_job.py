@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -198,11 +199,18 @@ def test_responses_of_two_runs(place, told):
         (["--saved_model=xa", "--checkpoint=best"], "has no place beside --checkpoint=best"),
         (["--saved_model=xa", "--mode=export"], "has no place beside --mode=export"),
         (["--saved_model=xa", "--views=dense"], "takes one"),
-        (["--saved_model=xa", "--classes=1,2"], "knows other classes"),
+        (["--saved_model=xa", "--classes=1,2"], "holds an export with --classes= (now 1,2): leave"),
+        (["--saved_model=xa", "--model=cifar_plain8"], "--model=cifar_resnet8 (now cifar_plain8)"),
+        (["--saved_model=xa", "--image_size=48"], "--image_size=0 (now 48): leave that flag out"),
+        (["--saved_model=strange", "--dataset=digits", "--classes=1,2"], "knows other classes"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_what_makes_no_sense_is_one_sentence(place, run, arguments, told):
+    # An export whose manifest tells nothing that can be used: what the flags say counts.
+    shutil.copytree(place / "xa", place / "strange", dirs_exist_ok=True)
+    manifest = {"config": {"classes": None, "image_size": "large", "dataset": 3}}
+    (place / "strange/1/manifest.json").write_text(json.dumps(manifest))
     (place / "renamed").mkdir(exist_ok=True)
     config = json.loads((place / "a/config.json").read_text())
     config["data"]["class_names"][0] = "zero"

@@ -86,8 +86,11 @@ def place(tmp_path_factory):
     write_run(folder / "runs/cifar_r20_seed1", _records(520), seed=1)
     write_run(folder / "runs/cifar_plain20", _records(900), model="cifar_plain20")
     odd = {"class_names": ["<script>alert(1)</script>", "a|b & $x$"]}
-    own = write_run(folder / "runs/own", [train(100), evaluated(100, 3, images=10)], odd,
-                    train_steps=100)  # fmt: skip
+    records = [train(50, images_per_second=10.0, peak_memory=3 * 2**29),
+               train(100, images_per_second=10.0, peak_memory=2**29)]  # fmt: skip
+    own = write_run(
+        folder / "runs/own", [*records, evaluated(100, 3, images=10)], odd, train_steps=100
+    )
     write_evaluation(own / "evaluation/test_center", [{"place": "own", "step": 100}], 3)
     start = {"kind": "start", "step": 0, "init_from": "constructed_plain20", "init_step": 64_000,
              "relative_difference": 1.23e-6, "error": 0.125,
@@ -160,6 +163,14 @@ def test_the_iterations_to_an_error_are_told(report):
     (line,) = [x for x in report[1].splitlines() if x.startswith("| plain-20 | 8,000")]
     # 9 % + 50 % * 4,000 / step: 59, 34, 25.7, 21.5, 19, ...; 15 at 32,000 or 36,000.
     assert line == "| plain-20 | 8,000 | 12,000 | 20,000 | 36,000 | — |"
+
+
+def test_a_run_tells_its_peak_memory_where_its_log_does(report):
+    lines = report[1].splitlines()
+    header = "| images/s, whole job | waiting for input | evaluating | saving | whole time | "
+    found = [lines[i + 2] for i, line in enumerate(lines) if line.startswith(header)]
+    assert [line.split(" | ")[-1] for line in found if line.startswith("| 10.0 |")] == ["1.5 GiB |"]
+    assert {line.split(" | ")[-1] for line in found if "| 10.0 |" not in line} == {"— |"}
 
 
 def test_the_files_of_the_markdown_are_there(report, place):
@@ -296,6 +307,8 @@ def checkout(tmp_path, monkeypatch):
     (tmp_path / "README.md").write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     write_run(tmp_path / "saved_models/cifar_r20", _records(500))
     (tmp_path / "saved_models/export/1").mkdir(parents=True)
+    (tmp_path / "saved_models/figures").mkdir()
+    (tmp_path / "saved_models/figures/old.svg").write_text("of runs that are there no more")
     return tmp_path
 
 
@@ -316,16 +329,19 @@ def test_the_readme_is_rewritten_between_its_marks(checkout, capsys):
         "| table6 | ResNet-44, error (%) | 7.17 | — | — | not run: 2.4e+15 multiply-adds, 14 h on "
         "a CPU, 1 device, 2.9 h on one GTX 1080 Ti | `--flagfile=configs/cifar_r44.flags` |"
     )
-    # Those of a figure, in one line.
+    # Those of a figure, in one line; 8.192 million images at 400 a second, and 16 tests of 3 s.
     (rest,) = [line for line in text.splitlines() if "`--experiment=fig1_fig6`" in line]
     assert rest == (
-        "| ResNet paper, Fig. 1 and 6: CIFAR-10, plain against residual nets | 9 | 2.8e+16 | 34 h "
-        "on one GTX 1080 Ti | `--experiment=fig1_fig6` |"
+        "| ResNet paper, Fig. 1 and 6: CIFAR-10, plain against residual nets | 9 | 2.8e+16 | 159 h "
+        "on a CPU, 1 device | 34 h on one GTX 1080 Ti | `--experiment=fig1_fig6` |"
     )
     # The curve is a file, which names the log it is of.
     (picture,) = re.findall(r"!\[.*\]\((saved_models/figures/fig1_fig6-curves-1\.svg)\)", text)
     (fingerprint,) = re.findall(r"\| \[(\w{12})\]\(saved_models/cifar_r20", line)
-    assert f"error (%) of {fingerprint}" in (checkout / picture).read_text()
+    assert f'aria-label="fig1_fig6 error (%) {fingerprint}"' in (checkout / picture).read_text()
+    assert [file.name for file in (checkout / "saved_models/figures").iterdir()] == [
+        "fig1_fig6-curves-1.svg"  # of the errors alone, and no figure that was there before
+    ]
     assert "-old" in changes
     assert f"+{line}" in changes
     assert main(["--mode=report", "--format=readme"]) == 0
@@ -345,7 +361,7 @@ def test_smoke_runs_are_one_line_an_experiment_without_their_numbers(checkout, p
     for depth, published in ((32, 7.51), (44, 7.17)):
         start = (
             f"| table6 | ResNet-{depth}, error (%) | {published} | — | — | smoke only: 500 of "
-            "64,000 steps; not run whole: "
+            "64,000 steps; a whole run: "
         )
         (line,) = [x for x in text.splitlines() if x.startswith(start)]
         assert f"](saved_models/cifar_r{depth}/log.jsonl) |" in line
@@ -353,7 +369,7 @@ def test_smoke_runs_are_one_line_an_experiment_without_their_numbers(checkout, p
 
 
 def test_the_responses_of_whole_runs_are_a_figure(checkout, plans):
-    """Of two nets, one of which is not finished."""
+    """Of three nets, one not finished; one run's directory holds the responses of two."""
     for name, steps in (("plain20", 6_400), ("r20", 3_000)):
         model = name.replace("r20", "resnet20")
         place = checkout / f"saved_models/fig6_{name}"
@@ -364,12 +380,18 @@ def test_the_responses_of_whole_runs_are_a_figure(checkout, plans):
         (place / "responses").mkdir()
         rows = ["run,step,layer,name,std,sorted_std"]
         rows += [f"fig6_{name},{steps},{layer},conv,0.{layer},0.{layer}" for layer in (1, 2)]
+        rows += [f"fig6_r56,6400,{layer},conv,0.{layer},0.{layer}" for layer in (1, 2)]
         (place / "responses/responses.csv").write_text("\n".join(rows) + "\n")
+    write_run(
+        checkout / "saved_models/fig6_r56", [train(6_400), evaluated(6_400, 900)],
+        train_steps=6_400, lr_drops=[3_200, 4_800], model="cifar_resnet56",
+    )  # fmt: skip
     text, files = report_job.results_part(checkout, plans)
     names = re.findall(r"\(saved_models/figures/(fig7_short-\d\.svg)\)", text)
     assert names == ["fig7_short-1.svg", "fig7_short-2.svg"]  # in order, and by magnitude
     for name in names:
         assert b">plain-20<" in files[name]
+        assert b">ResNet-56<" in files[name]
         assert b"ResNet-20" not in files[name]
 
 

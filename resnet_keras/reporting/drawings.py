@@ -20,7 +20,11 @@ LEGEND = (
 
 
 def curves(
-    name: str, runs: Sequence[tuple[str, Run]], *, losses: bool = True, told: str = ""
+    name: str,
+    runs: Sequence[tuple[str, Run]],
+    *,
+    losses: bool = True,
+    fingerprints: Sequence[str] = (),
 ) -> Drawing:
     """Draw error and loss: two columns where there are plain and residual nets, else one.
 
@@ -28,7 +32,7 @@ def curves(
         name: of the drawing.
         runs: each with its name in the figure; logs with at least one record.
         losses: draw them, too.
-        told: what else those are told who do not see it.
+        fingerprints: of the runs, for a file that must say what it is of.
     """
     colours = {run.name: number for number, (_, run) in enumerate(runs)}
     plain = [pair for pair in runs if "plain" in pair[1].flags["model"]]
@@ -54,7 +58,7 @@ def curves(
         limits = _error_limits(every) if factor > 1 else _loss_limits(every)
         for number, (side, members) in enumerate(drawn.items()):
             figure = figures.curves(members, title=side, label=label, limits=limits)
-            title = f"{name} {label}{told}"
+            title = " ".join([name, label, *fingerprints])
             panels.append(figures.svg(figure, f"{slug(name)}-{value}-{number}", title))
     return Drawing(f"{slug(name)}-curves", panels, LEGEND)
 
@@ -88,14 +92,16 @@ def _loss_limits(curves: Sequence[figures.Curve]) -> tuple[float, float]:
 
 
 def responses(
-    measured: Mapping[str, Sequence[float]], name: str = "responses", told: str = ""
+    measured: Mapping[str, Sequence[float]],
+    name: str = "responses",
+    fingerprints: Sequence[str] = (),
 ) -> Drawing:
-    """Draw both panels of Fig. 7 from the layers' standard deviations, by run."""
+    """Draw both panels of Fig. 7 from the layers' standard deviations, by run; see ``curves``."""
     panels = [
         figures.svg(
             figures.responses(measured, ordered=ordered),
             f"{slug(name)}-{ordered:d}",
-            f"responses{told}",
+            " ".join(["responses", *fingerprints]),
         )
         for ordered in (False, True)
     ]

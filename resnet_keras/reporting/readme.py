@@ -8,7 +8,7 @@ from pathlib import Path
 from resnet_keras.errors import InputError
 from resnet_keras.reporting import drawings, estimates, results
 from resnet_keras.reporting.document import Cell, Code, Drawing, Inline, Link, Table
-from resnet_keras.reporting.experiments import EXPERIMENTS, Row, configuration
+from resnet_keras.reporting.experiments import EXPERIMENTS, Row, configuration, needed_runs
 from resnet_keras.reporting.markdown import figure, table
 from resnet_keras.reporting.report import titled
 from resnet_keras.reporting.results import Line
@@ -50,7 +50,7 @@ def part(
         lines = results.lines(name, runs, evaluations, plans)
         begun = any(line.standing.status not in (SMOKE, NOT_RUN) for line in lines)
         for line in lines:
-            # Beside rows that were measured, each other row of a published table says its cost.
+            # Beside rows that were begun, each other row of a published table says its cost.
             shown = begun and EXPERIMENTS[name].table
             # Another quantity of the same runs: what was said once is not said again.
             again = before is not None and (line.row, line.runs) == (before.row, before.runs)
@@ -68,26 +68,26 @@ def part(
         [table(Table(header, rows, frozenset({2, 3, 4})))] if rows else ["No run is committed yet."]
     )
     if not_run:
-        parts += ["Not run:", table(_not_run(not_run, plans))]
+        parts += ["Not run:", table(_not_run(not_run, runs, plans))]
     files: dict[str, bytes] = {}
     for name in DRAWN:
         lines = results.lines(name, runs, evaluations, plans)
         whole = [line for line in lines if line.standing.status == MEASURED]
         if whole:
-            shown = figure(_drawing(name, whole), files, FIGURES.as_posix())
+            shown = figure(_drawing(name, whole, runs), files, FIGURES.as_posix())
             parts.append(f"**{EXPERIMENTS[name].title}**\n\n{shown}")
     return "\n\n".join(parts), files
 
 
-def _drawing(name: str, lines: Sequence[Line]) -> Drawing:
-    """Draw runs; by their fingerprints a test finds out whether files are of these."""
-    runs = {run.name: (titled(line.row.name, run), run) for line in lines for run in line.runs}
-    told = ", ".join(fingerprint(run.place)[:HASH] for _, run in runs.values())
+def _drawing(name: str, lines: Sequence[Line], runs: Sequence[Run]) -> Drawing:
+    """Draw lines; by the runs' fingerprints a test finds out whether files are of these."""
+    shown = {run.name: (titled(line.row.name, run), run) for line in lines for run in line.runs}
+    heads = [fingerprint(run.place)[:HASH] for _, run in shown.values()]
     if "responses" in EXPERIMENTS[name].figures:
-        measured = responses_of(run for _, run in runs.values())
-        stds = {title: measured[run].stds for run, (title, _) in runs.items()}
-        return drawings.responses(stds, name, f" of {told}")
-    return drawings.curves(name, list(runs.values()), losses=False, told=f" of {told}")
+        measured = responses_of(runs)  # one run's directory may hold another's
+        stds = {title: measured[run].stds for run, (title, _) in shown.items()}
+        return drawings.responses(stds, name, heads)
+    return drawings.curves(name, list(shown.values()), losses=False, fingerprints=heads)
 
 
 def replaced(text: str, found: str, file: Path) -> str:
@@ -108,19 +108,23 @@ def replaced(text: str, found: str, file: Path) -> str:
 def _row(line: Line, root: Path, again: bool) -> list[Cell]:
     smoke = line.standing.status == SMOKE  # its number says nothing of the network
     measured = "—" if smoke else results.figure(line.values, line.quantity)
+    several = len(line.values) > 1 and not smoke
     return [
         line.experiment,
         f"{line.row.name}, {line.quantity}",
         line.published or "—",
-        f"{measured}, n = {len(line.values)}" if len(line.values) > 1 else measured,
+        f"{measured}, n = {len(line.values)}" if several else measured,
         "—" if line.difference is None else f"{line.difference:+.2f}",
         "" if again else line.status,
-        "" if again else _logs([line], root) if line.runs else _command(line.row),
+        "" if again else _logs([line], root) if line.place else _command(line),
     ]
 
 
-def _command(row: Row) -> Cell:
-    return Code(f"--flagfile=configs/{configuration(row.runs[0])[0]}.flags")
+def _command(line: Line) -> Cell:
+    """Return the flag that makes a row: of its training alone where that is all it needs."""
+    if line.row.views == ("center",) and needed_runs([line.row]) == list(line.row.runs[:1]):
+        return Code(f"--flagfile=configs/{configuration(line.row.runs[0])[0]}.flags")
+    return Code(f"--experiment={line.experiment}")
 
 
 def _smoke(lines: Sequence[Line], root: Path) -> list[Cell]:
@@ -130,16 +134,18 @@ def _smoke(lines: Sequence[Line], root: Path) -> list[Cell]:
     return [lines[0].experiment, rows, "—", "—", "—", told, _logs(lines, root)]
 
 
-def _not_run(experiments: Mapping[str, Sequence[Row]], plans: Mapping[str, Plan]) -> Table:
+def _not_run(
+    experiments: Mapping[str, Sequence[Row]], runs: Sequence[Run], plans: Mapping[str, Plan]
+) -> Table:
     rows: list[list[Cell]] = []
     for name, left in experiments.items():
         cost = estimates.multiply_adds(left, plans)
         told = "" if cost is None else f"{cost:.1e}"
+        here, there = estimates.hours_here(left, runs, plans), estimates.gpu_hours(left, plans)
         command = Code(f"--experiment={name}")
-        about = estimates.gpu_hours(left, plans)
-        rows.append([EXPERIMENTS[name].title, str(len(left)), told, about, command])
-    header = ["experiment", "rows", "multiply-adds", "about", "with --mode=reproduce"]
-    return Table(header, rows, frozenset({1, 2}))
+        rows.append([EXPERIMENTS[name].title, str(len(left)), told, here, there, command])
+    header = "experiment, rows, multiply-adds, hours, hours on GPUs, with --mode=reproduce"
+    return Table(header.split(", "), rows, frozenset({1, 2}))
 
 
 def _logs(lines: Sequence[Line], root: Path) -> Cell:

@@ -28,8 +28,8 @@ STATUSES = (
     "Status: measured, all steps of the configuration on its data, with deviations named; smoke "
     "only, the commands work, the number says nothing about the network; unfinished, training or "
     "evaluation is still to be made; not run, with its cost: multiply-adds (three times the "
-    "forward pass of every image), hours at the speed of the runs that were measured, and on GPUs "
-    "at a published one. Differences are measured minus published, in the same unit. "
+    "forward pass of every image), hours at the speed of such networks that were measured, and on "
+    "GPUs at a published one. Differences are measured minus published, in the same unit. "
     "Several seeds are told as mean ± standard deviation (n - 1), and each; never the best."
 )
 # What the fields of a constructed net's first record mean, before any step.
@@ -75,14 +75,16 @@ def blocks(
             drawings.responses({name: those.stds for name, those in measured.items()}),
         ]
     if not_run:
-        found += [Heading(2, "Not run", "not-run"), not_run_table(not_run, plans)]
+        found += [Heading(2, "Not run", "not-run"), not_run_table(not_run, runs, plans)]
     found.append(Heading(2, "Runs", "runs"))
     for run in runs:
         found += run_section.section(run, standings[run.name])
     return found
 
 
-def not_run_table(experiments: Mapping[str, Sequence[Row]], plans: Mapping[str, Plan]) -> Table:
+def not_run_table(
+    experiments: Mapping[str, Sequence[Row]], runs: Sequence[Run], plans: Mapping[str, Plan]
+) -> Table:
     """Return a line an experiment: what it would measure, the published numbers, cost, command."""
     rows: list[list[Cell]] = []
     for name, left in experiments.items():
@@ -99,11 +101,13 @@ def not_run_table(experiments: Mapping[str, Sequence[Row]], plans: Mapping[str, 
                 experiment.title,
                 f"{unit}: {'; '.join(told)}",
                 "" if cost is None else f"{cost:.1e}",
+                estimates.hours_here(left, runs, plans),
                 estimates.gpu_hours(left, plans),
                 Code(f"--experiment={name}"),
             ]
         )
-    header = "experiment, rows and published values, multiply-adds, about, with --mode=reproduce"
+    header = "experiment, rows and published values, multiply-adds, hours, hours on GPUs, "
+    header += "with --mode=reproduce"
     return Table(header.split(", "), rows, frozenset({2}))
 
 

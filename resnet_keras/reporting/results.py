@@ -58,8 +58,8 @@ class Line:
     """Hold one line of a table: a row's quantity, of one run or of several seeds together.
 
     published: as text, "" where there is none. values: one a run; empty where nothing is measured.
-    costs: of a whole run, as texts, where there is none. place: of the run or result that the
-    first value is of.
+    costs: of a whole run of the row, as texts, where there is none. place: of the run or result
+    that the first value is of.
     """
 
     experiment: str
@@ -76,9 +76,10 @@ class Line:
     @property
     def status(self) -> str:
         """What the number is worth, and what a whole run would cost where there is none."""
-        told = [str(self.standing)] if self.runs else []
-        whole = f"not run{' whole' * bool(self.runs)}: {', '.join(self.costs)}"
-        return "; ".join([*told, *([whole] if self.costs else [] if told else [NOT_RUN])])
+        costs = ", ".join(self.costs)
+        if self.standing.status == NOT_RUN:
+            return f"{NOT_RUN}: {costs}" if costs else NOT_RUN
+        return f"{self.standing}; a whole run: {costs}" if costs else str(self.standing)
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,10 @@ def lines(
     found = []
     for row in EXPERIMENTS[experiment].rows:
         groups = _groups(_entries(experiment, row, runs, results, plans))
+        whole = any(standing.status != SMOKE for standing, _ in groups)
+        costs = () if whole else estimates.describe(row, runs, plans)
         # Several seeds of the same standing are one line; whatever differs has its own.
         for standing, group in groups or [(Standing(NOT_RUN), [])]:
-            whole = standing.status not in (SMOKE, NOT_RUN)
-            costs = () if whole else estimates.told(row, runs, plans)
             asked = quantities(experiment)
             if not group and EXPERIMENTS[experiment].table is None:
                 del asked[1:]  # there is nothing to say of either

@@ -84,10 +84,8 @@ class Run:
 def hardware(run: Run) -> str:
     """Return the machine that a run was made on last."""
     made_on = run.environments[-1] if run.environments else {}
-    parts = [made_on.get("cpu") or "unknown"]
-    counts = {"core": made_on.get("cores"), "device": run.data.get("replicas", 1)}
-    parts += [f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items() if count]
-    return ", ".join(parts)
+    devices = run.data.get("replicas", 1)
+    return f"{made_on.get('cpu') or 'unknown'}, {devices} device{'s' * (devices != 1)}"
 
 
 def is_run(place: Path) -> bool:

@@ -158,7 +158,8 @@ def _environments(run: Run) -> Details:
             found.get("since", ""),
             commit(found),
             ", ".join(f"{name} {version}" for name, version in found.get("packages", {}).items()),
-            f"Python {found.get('python')}, {found.get('platform')}, {found.get('cpu')}",
+            f"Python {found.get('python')}, {found.get('platform')}, {found.get('cpu')}"
+            + (f", {found['cores']} cores" if "cores" in found else ""),
         ]
         for found in run.environments
     ]

@@ -1,4 +1,4 @@
-"""Plain-text tables for a terminal, and times in tables."""
+"""Plain-text tables for a terminal."""
 
 from collections.abc import Sequence
 
@@ -16,9 +16,3 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1
 
     rule = "  ".join("-" * width for width in widths)
     return "\n".join([line(header), rule, *map(line, rows)])
-
-
-def hours(seconds: float) -> str:
-    """Return a time in hours, as exactly as an estimate is."""
-    count = seconds / 3600
-    return f"{count:,.0f}" if count >= 10 else f"{count:.2g}"

@@ -184,12 +184,12 @@ def peak_memory() -> int:
     gpus = tf.config.list_logical_devices("GPU")
     if gpus:
         return tf.config.experimental.get_memory_info(gpus[0].name.rpartition("device:")[2])["peak"]
-    if platform.system() == "Linux":
-        # getrusage's number is no less than that of the process that started this one.
-        lines = Path("/proc/self/status").read_text().splitlines()
-        (peak,) = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
-        return 1024 * int(peak)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes, on macOS
+    # Where Linux tells it. getrusage's is no less than that of the process that started this one.
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    peaks = [1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return peaks[0] if peaks else unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def average_statistics(strategy: tf.distribute.Strategy, model: keras.Model) -> Callable[[], Any]:

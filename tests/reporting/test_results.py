@@ -95,7 +95,7 @@ def test_rows_without_a_run_say_what_they_cost():
     assert _line(plans={}).status == "not run"
     smoke = _line(_run(train_steps=500, records=[train(500), evaluated(500, 5_000)]))
     assert smoke.status == (
-        "smoke only: 500 of 64,000 steps; not run whole: 1.0e+15 multiply-adds, 1.5 h on a GPU"
+        "smoke only: 500 of 64,000 steps; a whole run: 1.0e+15 multiply-adds, 1.5 h on a GPU"
     )
     assert _line(_run()).status == "measured"
 
@@ -116,24 +116,37 @@ def test_a_row_costs_what_it_starts_from_too():
 
 def test_what_is_not_run_costs_hours_at_the_speed_of_what_was():
     """64,000 steps of 128 at 1,000 images/s take 8,192 s; a row of three times that, 6.8 hours."""
-    made_on = {"cpu": "a CPU", "cores": 2}
-    records = [train(64_000, images_per_second=1_000.0), evaluated(64_000, 891)]
-    run = dataclasses.replace(_run(records=records), environments=[made_on])
     plans = PLANS | {"cifar_r56": dataclasses.replace(PLAN, multiply_adds=3e15, gpu_hours=4.5)}
-    line = _line(run, row="ResNet-56", plans=plans)
-    assert line.status == (
-        "not run: 3.0e+15 multiply-adds, 6.8 h on a CPU, 2 cores, 1 device, 4.5 h on a GPU"
-    )
-    others = [
-        _run(records=[train(100, images_per_second=1_000.0)]),  # unfinished
-        _run(records=records, recompute=True),
-        _run(records=records, small_image_steps=9),
-        dataclasses.replace(_run(records=records), environments=[made_on]),
-    ]
-    elsewhere = plans | {"cifar_r20": dataclasses.replace(PLAN, gpus="other GPUs")}
-    for other, known in zip(others, [plans, plans, plans, elsewhere], strict=True):
-        told = _line(other, row="ResNet-56", plans=known).status
-        assert told == "not run: 3.0e+15 multiply-adds, 4.5 h on a GPU"
+
+    def ran(speed=1_000.0, cpu="a CPU", name="cifar_r20", steps=64_000, **flags):
+        records = [train(steps, images_per_second=speed), evaluated(steps, 891)]
+        return dataclasses.replace(
+            _run(name, records=records, **flags), environments=[{"cpu": cpu}]
+        )
+
+    def told(*runs, plans=plans):
+        return _line(*runs, row="ResNet-56", plans=plans).status
+
+    known = "not run: 3.0e+15 multiply-adds, 6.8 h on a CPU, 1 device, 4.5 h on a GPU"
+    assert told(ran()) == known
+    # The median of the machine that most were made on.
+    slow, fast = ran(1.0, name="cifar_r20_seed1", seed=1), ran(1e9, name="cifar_r20_seed2", seed=2)
+    assert told(ran(), slow, fast, ran(5.0, "another", "cifar_r20_seed3", seed=3)) == known
+    unknown = "not run: 3.0e+15 multiply-adds, 4.5 h on a GPU"
+    assert told(ran(steps=100)) == unknown
+    for flags in ({"recompute": True}, {"small_image_steps": 9}, {"model": "cifar_resnet110"},
+                  {"image_size": 128}):  # fmt: skip
+        assert told(ran(**flags)) == unknown
+    vgg = dataclasses.replace(PLAN, flags=PLAN.flags | {"model": "lab_vgg16"})
+    lab = ran(name="lab_vgg16", model="lab_vgg16")
+    assert told(lab, plans=plans | {"lab_vgg16": vgg}) == unknown, "of another family"
+
+
+def test_a_row_that_was_run_whole_costs_nothing_more():
+    runs = [_run(), _run("cifar_r20_seed1", [train(500)], seed=1, train_steps=500)]
+    found = [x for x in results.lines("table6", runs, {}, PLANS) if x.row.name == "ResNet-20"]
+    assert next(line.status for line in found) == "measured"
+    assert all("a whole run" not in line.status for line in found)
 
 
 def test_seeds_are_one_line_with_mean_and_sample_deviation():
@@ -245,7 +258,7 @@ def test_an_ensemble_is_worth_what_its_worst_member_is():
     (line,) = results.lines("table5", runs, {"table5_resnet_six_models": result}, plans)
     assert str(line.standing) == "smoke only: r50 500 of 64,000 steps"
     (line,) = results.lines("table5", runs[1:], {"table5_resnet_six_models": result}, plans)
-    assert "r34 is not among the runs" in str(line.standing)
+    assert "r34 is not among the runs" in line.status
     assert line.difference is None
 
 
