@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 
@@ -15,7 +15,8 @@ HEADROOM = 3  # times the highest last error is where an axis of errors ends
 LEGEND = (
     "Training thin, test bold, as in Fig. 4 and 6 of the ResNet paper; plain nets left, residual "
     "nets right. Training values are means between two lines of the log, of augmented images. "
-    "Light vertical lines: the learning rate is divided by 10."
+    "Light vertical lines: the learning rate is divided by 10. A run that started from another one "
+    "shown begins where that one ended."
 )
 
 
@@ -47,10 +48,12 @@ def curves(
             side: [
                 figures.Curve(
                     title, colours[run.name],
-                    _scaled(learning.curve(run, value, "train"), factor),
-                    _scaled(learning.curve(run, test_value, *TESTED), factor), learning.drops(run),
+                    _scaled(learning.curve(run, value, "train"), factor, first),
+                    _scaled(learning.curve(run, test_value, *TESTED), factor, first),
+                    [first + step for step in learning.drops(run)],
                 )
                 for title, run in members
+                for first in [_first(run, colours)]
             ]
             for side, members in sides.items()
         }  # fmt: skip
@@ -68,9 +71,17 @@ def slug(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "_-." else "-" for letter in name)
 
 
-def _scaled(found: tuple[list[int], list[float]], factor: int) -> tuple[list[int], list[float]]:
+def _first(run: Run, shown: Container[str]) -> int:
+    """Return the step where a run begins: behind the one that it started from, if that is shown."""
+    starts = [start for start in run.of_kind("start") if start["init_from"] in shown]
+    return starts[0]["init_step"] if starts else 0
+
+
+def _scaled(
+    found: tuple[list[int], list[float]], factor: int, first: int
+) -> tuple[list[int], list[float]]:
     steps, values = found
-    return steps, [factor * value for value in values]
+    return [first + step for step in steps], [factor * value for value in values]
 
 
 def _error_limits(curves: Sequence[figures.Curve]) -> tuple[float, float]:
