@@ -358,6 +358,9 @@ def test_smoke_runs_are_one_line_an_experiment_without_their_numbers(checkout, p
     start = "| fig1_fig6 | 3 rows | — | — | — | smoke only: the commands work | "
     (line,) = [x for x in text.splitlines() if x.startswith(start)]
     assert re.findall(r"\(saved_models/cifar_(\w+)/log.jsonl\)", line) == ["plain32", "r32", "r44"]
+    # They cost what they did before.
+    (rest,) = [line for line in text.splitlines() if "`--experiment=fig1_fig6`" in line]
+    assert "| 9 | 2.8e+16 |" in rest
     for depth, published in ((32, 7.51), (44, 7.17)):
         start = (
             f"| table6 | ResNet-{depth}, error (%) | {published} | — | — | smoke only: 500 of "

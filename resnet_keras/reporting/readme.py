@@ -56,12 +56,14 @@ def part(
             # Another quantity of the same runs: what was said once is not said again.
             again = before is not None and (line.row, line.runs) == (before.row, before.runs)
             before = line
-            if line.standing.status == SMOKE and not shown:
-                smoke.append(line)
-            elif line.standing.status != NOT_RUN or shown:
+            if line.standing.status not in (SMOKE, NOT_RUN) or shown:
                 rows.append(_row(line, root, again))
-            elif not again:
-                not_run.setdefault(name, []).append(line.row)
+                continue
+            if line.standing.status == SMOKE:
+                smoke.append(line)
+            left = not_run.setdefault(name, [])
+            if line.row not in left:
+                left.append(line.row)
         if smoke:
             rows.append(_smoke(smoke, root))
     header = ["experiment", "row", "published", "measured", "difference", "status", "log"]
@@ -69,7 +71,7 @@ def part(
         [table(Table(header, rows, frozenset({2, 3, 4})))] if rows else ["No run is committed yet."]
     )
     if not_run:
-        parts += ["Not run:", table(_not_run(not_run, runs, plans))]
+        parts += ["Not run, or not whole:", table(_not_run(not_run, runs, plans))]
     files: dict[str, bytes] = {}
     for name in DRAWN:
         lines = results.lines(name, runs, evaluations, plans)

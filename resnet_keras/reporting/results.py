@@ -198,12 +198,13 @@ def _entries(
         shown = {quantity: get(values) for quantity, get in QUANTITIES.items()}
         missing = [q for q in quantities(experiment) if shown[q] is None]
         if standing.status != UNFINISHED and missing:
+            status = SMOKE if standing.status == SMOKE else UNFINISHED
             what = (
                 "no layer responses"
                 if missing == [RESPONSE]
                 else f"no --views={','.join(row.views)}"
             )
-            standing = worse(standing, UNFINISHED, what)
+            standing = worse(standing, status, what)
         if metrics and plan and 0 < metrics["images"] < plan.test_images:
             told = f"{metrics['images']:,} of {plan.test_images:,} test images"
             if standing.status == MEASURED and not run.flags.get("validation_images"):

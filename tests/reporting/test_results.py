@@ -62,6 +62,8 @@ def test_deviations_are_named_and_free_flags_are_none():
          "smoke only: on --classes=cat (none)"),
         ({"train_steps": 500, "records": [train(500), evaluated(500, 5_000)]},
          "smoke only: 500 of 64,000 steps"),
+        ({"train_steps": 500, "records": [train(500)]},
+         "smoke only: 500 of 64,000 steps, no --views=center"),
         ({"data": {"training_images": 2_000}}, "smoke only: 2,000 of 50,000 training images"),
         ({"records": [train(64_000), evaluated(64_000, 30, images=300)]},
          "smoke only: 300 of 10,000 test images"),
