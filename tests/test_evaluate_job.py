@@ -30,7 +30,7 @@ def run(place, monkeypatch, capsys):
 
     def ask(*arguments):
         monkeypatch.chdir(place)
-        modes = [argument for argument in arguments if argument.startswith("--mode")]
+        modes = [argument for argument in arguments if argument.startswith("--mode=")]
         code = main([*(modes or ["--mode=evaluate"]), *arguments])
         return code, *capsys.readouterr()
 
