@@ -13,7 +13,7 @@ from resnet_keras.models import complexity
 
 def test_an_export_of_a_run(tmp_path):
     """Trained in bfloat16, exported folded in float32, then unfolded in bfloat16."""
-    done([*TINY, "--train_steps=30", "--precision=bfloat16"], tmp_path)
+    done([*TINY, "--train_steps=12", "--precision=bfloat16"], tmp_path)
     options = ["--fold=false", "--export_precision=bfloat16"]
     told = done(["--mode=export", "--run_dir=run", "--export_dir=out", *options], tmp_path)
     assert "out/2" in told
@@ -22,7 +22,7 @@ def test_an_export_of_a_run(tmp_path):
     (tested,) = [record for record in records(tmp_path / "run") if record["kind"] == "test"]
     assert first["metrics"].pop("seconds") > 0
     assert first["metrics"] == {"split": "test", **{k: v for k, v in tested.items() if k != "kind"}}
-    assert (first["step"], first["checkpoint"]) == (30, "latest")
+    assert (first["step"], first["checkpoint"]) == (12, "latest")
     assert first["architecture"]["name"] == "cifar_resnet8"
     assert (first["architecture"]["shortcut"], first["architecture"]["classes"]) == ("A", 10)
     counts = complexity.total(complexity.stages("cifar_resnet8"))

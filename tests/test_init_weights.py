@@ -69,6 +69,7 @@ def test_a_run_starts_from_weights_and_resumes_from_its_own(tmp_path):
 
 
 @NUMPY
+@pytest.mark.slow
 def test_weights_are_exported_and_come_back_bitwise(tmp_path):
     model, again = build_model("cifar_resnet8"), build_model("cifar_resnet8")
     model.save_weights(tmp_path / "start.weights.h5")

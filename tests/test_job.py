@@ -89,8 +89,8 @@ def test_summary_compares_networks_as_the_paper_does(told):
     assert table.strip() in (ROOT / "README.md").read_text()
 
 
-def test_summary_ends_with_the_rows_of_table_1(tmp_path):
-    printed = _done("--mode=summary", "--model=cifar_resnet8", cwd=tmp_path)
+def test_summary_ends_with_the_rows_of_table_1(told):
+    printed = told("--mode=summary", "--model=cifar_resnet8")
     assert "conv4_block1_out" in printed
     last = [line.split() for line in printed.strip().splitlines()[-7:]]
     assert [row[0] for row in last] == [
@@ -165,6 +165,7 @@ def test_two_processes_never_train_in_one_directory(tmp_path):
     assert "Resuming" in _done(*command, longer, cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_kept_and_a_stretch_is_profiled(tmp_path, told):
     """A gentle start, then a rate that spoils it; and recomputation, and a batch in parts."""
     spoilt = ["--warmup_until_error=0.6", "--warmup_learning_rate=0.03", "--learning_rate=5"]

@@ -237,7 +237,11 @@ def caffe_arrays(network, separator, factor=3.0):
 
 @pytest.mark.parametrize(
     ("depth", "separator"),
-    [(50, "/"), (50, "_"), pytest.param(152, "/", marks=pytest.mark.slow)],
+    [
+        (50, "/"),
+        pytest.param(50, "_", marks=pytest.mark.slow),
+        pytest.param(152, "/", marks=pytest.mark.slow),
+    ],
 )
 def test_the_authors_caffe_release(tmp_path, depth, separator):
     """Its network takes blue, green, red, pools without padding and strides on the first 1x1."""
