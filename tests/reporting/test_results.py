@@ -261,6 +261,8 @@ def test_an_ensemble_is_worth_what_its_worst_member_is():
     assert str(line.standing) == "smoke only: r50 500 of 64,000 steps"
     (line,) = results.lines("table5", runs[1:], {"table5_resnet_six_models": result}, plans)
     assert "r34 is not among the runs" in line.status
+    (line,) = results.lines("table5", [], {"table5_resnet_six_models": result}, plans)
+    assert "r34 is not among the runs" in line.status
     assert line.difference is None
 
 
