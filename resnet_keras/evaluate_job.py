@@ -34,12 +34,13 @@ ENSEMBLE = Path("runs/ensemble")  # where an ensemble's result goes without --ou
 class Member:
     """A network of an ensemble, or the only one: where from, and how it answers.
 
-    step: None for an export, 0 for --init_weights. predict: a view of --views -> the function
-    from its images to log-probabilities.
+    step: 0 for --init_weights, None for an export that does not say. exported: whether it is one.
+    predict: a view of --views -> the function from its images to log-probabilities.
     """
 
     place: str
     step: int | None
+    exported: bool
     recipe: pipelines.Recipe
     config: Config
     strategy: tf.distribute.Strategy
@@ -199,7 +200,7 @@ def _run(
         logits = fully_convolutional(model) if whole else lambda x: model(x, training=False)
         return scores.log_softmax_of(logits)
 
-    return Member(place, step, recipe, member, strategy, predict)
+    return Member(place, step, False, recipe, member, strategy, predict)
 
 
 def _export(config: Config, place: str, source: pipelines.Source) -> Member:
@@ -233,7 +234,7 @@ def _export(config: Config, place: str, source: pipelines.Source) -> Member:
         recipe, subtract="channel_mean", channel_mean=(0.0, 0.0, 0.0), divide_by_std=False
     )
     strategy = tf.distribute.get_strategy()
-    return Member(place, None, raw, member, strategy, lambda view: export.predict)
+    return Member(place, export.step, True, raw, member, strategy, lambda view: export.predict)
 
 
 def _score(
@@ -300,15 +301,16 @@ def view_batches(
 
 def _description(member: Member) -> dict[str, Any]:
     config, recipe = member.config, member.recipe
-    run = {} if member.step is None else {
+    step = {} if member.step is None else {"step": member.step}
+    run = {} if member.exported else {
         "model": config.model,
-        "step": member.step,
         "checkpoint": config.checkpoint,
         "batchnorm_statistics": config.batchnorm_statistics,
         "precision": config.precision,
     }  # fmt: skip
     return {
         "place": member.place,
+        **step,
         **run,
         "recipe": recipe.name,
         "image_size": recipe.image_size,

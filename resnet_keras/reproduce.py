@@ -22,6 +22,7 @@ from resnet_keras.reporting.experiments import (
     EXPERIMENTS,
     STARTS_FROM,
     Row,
+    answering_together,
     configuration,
     needed_runs,
     result_name,
@@ -122,11 +123,12 @@ def plan(name: str, config: Config) -> list[Step]:
     ends = {run: finished.trained(train) for run, train in trainings.items()}
     steps = [_training(run, train, ends[run], config) for run, train in trainings.items()]
     for row in experiment.rows:
-        steps.append(_test(name, row, trainings, ends, config))
+        for together in answering_together(row):
+            steps.append(_test(name, row, together, trainings, ends, config))
     if "responses" in experiment.figures:
         for row in experiment.rows:
-            (run,) = row.runs
-            steps.append(_responses(run, trainings[run], ends[run], config))
+            for (run,) in answering_together(row):
+                steps.append(_responses(run, trainings[run], ends[run], config))
     results = [root / result_name(name, row) for row in experiment.rows if len(row.runs) > 1]
     places = ",".join(map(str, [*(root / run for run in trainings), *results]))
     folder = root / REPORTS / name
@@ -172,28 +174,29 @@ def _training(run: str, train: Config, end: int | None, config: Config) -> Step:
 def _test(
     name: str,
     row: Row,
+    runs: Sequence[str],
     trainings: dict[str, Config],
     ends: dict[str, int | None],
     config: Config,
 ) -> Step:
-    root, members = Path(config.run_dir), [trainings[run] for run in row.runs]
+    root, members = Path(config.run_dir), [trainings[run] for run in runs]
     views = ",".join(row.views)
     if len(members) == 1:
         place = f"{finished.split(members[0])}_{'+'.join(row.views)}"
-        folder = root / row.runs[0] / EVALUATION / place
-        where = [f"--run_dir={root / row.runs[0]}"]
+        folder = root / runs[0] / EVALUATION / place
+        where = [f"--run_dir={root / runs[0]}"]
     else:
         folder = root / result_name(name, row)
-        runs = ",".join(str(root / run) for run in row.runs)
-        where = [f"--ensemble={runs}", f"--output_dir={folder}"]
+        ensemble = ",".join(str(root / run) for run in runs)
+        where = [f"--ensemble={ensemble}", f"--output_dir={folder}"]
     images = costs.test_images(members[0])  # of an ensemble, the same for all
     cost = sum(costs.forward_cost(member) * costs.crops(member, row.views) for member in members)
     return Step(
-        f"test {', '.join(row.runs)}: {views}",
+        f"test {', '.join(runs)}: {views}",
         ("--mode=evaluate", *where, f"--views={views}", *_place(config)),
         images,
         None if images is None else images * cost,
-        done=finished.tested(folder, "+".join(row.views), members, [ends[r] for r in row.runs]),
+        done=finished.tested(folder, "+".join(row.views), members, [ends[run] for run in runs]),
     )
 
 

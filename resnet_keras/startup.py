@@ -1,10 +1,14 @@
-"""A quiet start of TensorFlow."""
+"""The start of a process: since when it runs, and TensorFlow without its chatter."""
 
 import contextlib
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+
+# Of time.perf_counter. Python itself is up by then, TensorFlow is not imported yet.
+BEGAN = time.perf_counter()
 
 
 @contextlib.contextmanager

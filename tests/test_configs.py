@@ -113,20 +113,27 @@ def test_the_list_names_every_config():
 
 @pytest.mark.parametrize("file", LEAVES, ids=lambda file: file.stem)
 def test_the_cost_is_arithmetic(file, monkeypatch):
-    """Three times the forward pass (one forward, two backward) of every image of the run."""
+    """Three times the forward pass (one forward, two backward) of every image, of its size."""
     found = re.match(r"# Cost: (\S+) multiply-adds", file.read_text().splitlines()[2])
     if file.stem == "quickstart":
         assert not found  # measured, not counted
         return
     parsed = _parse(file, monkeypatch)
-    rows = complexity.stages(
-        parsed.model,
-        classes=len(parsed.classes) or None,
-        **parsed.architecture_arguments(),
-    )
-    forward = complexity.total(rows).multiply_adds
+
+    def forward(side: int | None = None) -> int:
+        rows = complexity.stages(
+            parsed.model,
+            classes=len(parsed.classes) or None,
+            input_size=side,
+            **parsed.architecture_arguments(),
+        )
+        return complexity.total(rows).multiply_adds
+
     passes = 4 if parsed.recompute else 3  # forward once more for activations that were not kept
-    cost = passes * forward * parsed.train_steps * parsed.batch_size
+    small = parsed.small_image_steps
+    images = forward() * (parsed.train_steps - small)
+    images += forward(parsed.small_image_size) * small if small else 0
+    cost = passes * images * parsed.batch_size
     assert found[1] == f"{cost:.1e}"
     listed = (ROOT / "configs/README.md").read_text()
     (row,) = [line for line in listed.splitlines() if line.startswith(f"| {file.stem} |")]

@@ -14,6 +14,11 @@ def _results(name: str) -> dict:
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
+def _row(what: str) -> str:
+    (row,) = [line for line in README.splitlines() if line.startswith(f"| {what}")]
+    return row
+
+
 def test_the_quickstart_row_is_its_log():
     runs = _results("bench_quickstart")["runs"]
     assert [run["seed"] for run in runs] == list(range(6))
@@ -36,9 +41,11 @@ def test_the_building_rows_are_their_log():
 def test_the_input_rows_are_their_log():
     log = _results("bench_input")
     rates = log["images_per_second"]
-    told = [f"{rates['fused']:,.0f} images/s", f"{rates['cifar10']:,.0f} images/s"]
+    told = [f"{rates['fused']:,.0f} images/s"]
     told += [f"{ratio['measured']:.2f} x " for ratio in log["ratios"].values()]
-    assert not [figure for figure in told if figure not in README]
+    row = _row("training input at 224 ")
+    assert not [figure for figure in told if figure not in row]
+    assert f"| {rates['cifar10']:,.0f} images/s |" in _row("training input of CIFAR-10 ")
 
 
 def _ratio(section: dict, name: str, digits: int = 2) -> str:
@@ -47,40 +54,57 @@ def _ratio(section: dict, name: str, digits: int = 2) -> str:
 
 def test_the_training_rows_are_their_log():
     sections = _results("bench_train")["sections"]
-    told = []
-    for name in ("resnet50", "cifar20"):
+    steps = _row("training step of `resnet50` at 224, ")
+    job = _row("whole training job of `cifar_resnet20`, ")
+    for row, name, digits in ((steps, "resnet50", 1), (job, "cifar20", 0)):
         section = sections[name]
-        ours = section["medians"]["ours"]
-        told.append(
-            f"| {ours:.1f} images/s: " if name == "resnet50" else f"| {ours:.0f} images/s: "
-        )
-        told.append(f"{_ratio(section, 'ours / keras_fit')} x Keras")
-        told.append(f"{_ratio(section, 'ours / keras_fit_as_installed')} x as it comes")
-        told.append(f"{_ratio(section, 'ours / torch')} x PyTorch")
-    share = sections["resnet50"]["ratios"]["ours_gflops / matmul_gflops"]["ratio"]
-    told.append(f"{100 * share:.0f} % of the FLOP/s of a large matrix product")
-    for name, unit, factor in (("resnet50", "s", 1), ("cifar20", "ms", 1000)):
-        workers = sections[f"workers_{name}"]["medians"]
-        gain = f"| {workers['two'] / workers['one']:.2f} x"
-        digits = 1 if unit == "s" else 0
-        told += [
-            gain + (" one worker on one core; " if name == "resnet50" else "; "),
-            f"a step is {factor * workers['step_longer_by']:.{digits}f} {unit} longer",
-            f"{factor * workers['all_reduce']:.{digits}f} {unit} |",
+        told = [
+            f"| {section['medians']['ours']:.{digits}f} images/s: ",
+            f"{_ratio(section, 'ours / keras_fit')} x Keras",
+            f"({_ratio(section, 'ours / keras_fit_as_installed')} x as it comes",
+            f"{_ratio(section, 'ours / torch')} x PyTorch",
         ]
+        assert not [figure for figure in told if figure not in row]
+    share = sections["resnet50"]["ratios"]["ours_gflops / matmul_gflops"]["ratio"]
+    assert f"{100 * share:.0f} % of the FLOP/s of a large matrix product" in steps
+
+
+def test_the_rows_of_two_workers_are_their_log():
+    sections = _results("bench_train")["sections"]
+    for row, name, unit, factor in (
+        (_row("two workers of one core each, `resnet50`, "), "resnet50", "s", 1),
+        (_row("the same, `cifar_resnet20`, 128 images a worker "), "cifar20", "ms", 1000),
+    ):
+        workers = sections[f"workers_{name}"]["medians"]
+        digits = 1 if unit == "s" else 0
+        told = [
+            f"| {workers['two'] / workers['one']:.2f} x",
+            f"a step is {factor * workers['step_longer_by']:.{digits}f} {unit} longer",
+            f" {factor * workers['all_reduce']:.{digits}f} {unit} |",
+        ]
+        assert not [figure for figure in told if figure not in row]
+
+
+def test_the_rows_of_whole_jobs_are_their_log():
+    sections = _results("bench_train")["sections"]
     medians = sections["restart"]["medians"]
     starts = ", ".join(f"{medians[f'folder_at_{image}']:.1f}" for image in (0, 5000, 9900))
-    told.append(f"| {starts} s (once each) |")
+    assert f"| {starts} s (once each) |" in _row("restart of `resnet50` ")
     loops = [
         f"{100 * (sections[f'loop_{name}']['ratios']['bare / whole']['ratio'] - 1):.1f} %"
         for name in ("cifar20", "resnet50")
     ]
-    told.append(f"| {' and '.join(loops)} more time")
+    assert f"| {' and '.join(loops)} more time" in _row("whole job over its bare steps, ")
+    saving = []
     for name in ("resnet50", "cifar20"):
-        saving = sections[f"loop_checkpoint_{name}"]["ratios"]["checkpoint / 500_steps"]["ratio"]
-        told.append(f"{100 * saving:.2f} %")
-        told.append(f"{sections['loop_evaluation']['medians'][f'{name}_idle']:.1f} s")
-    assert not [figure for figure in told if figure not in README]
+        ratios = sections[f"loop_checkpoint_{name}"]["ratios"]
+        saving.append(f"{100 * ratios['checkpoint / 500_steps']['ratio']:.2f} %")
+    assert f"| {' and '.join(saving)} of the time |" in _row("a checkpoint every 500 steps, ")
+    idle = [
+        f"{sections['loop_evaluation']['medians'][f'{name}_idle']:.1f} s"
+        for name in ("resnet50", "cifar20")
+    ]
+    assert f"| {' and '.join(idle)} outside the network" in _row("evaluation of 300 photographs ")
 
 
 def test_the_memory_rows_are_their_log():
@@ -101,12 +125,13 @@ def test_the_serving_rows_are_their_log():
     peers = ("keras_export", "onnxruntime", "openvino", "torch")
     told = [f"{_ratio(batches, f'ours / {peer}')} x " for peer in peers]
     told.append(f"| {batches['medians']['ours']:.1f} images/s: {told[0]}the export of Keras")
+    row = _row("answers of an exported `resnet50` at batch 32, ")
+    assert not [figure for figure in told if figure not in row]
     latency = single["medians"]
-    told.append(
+    assert (
         f"| median {latency['ours_median_ms']:.0f} ms, p99 {latency['ours_p99_ms']:.0f} ms: "
         f"{_ratio(single, 'ours / onnxruntime')} x the images/s of onnxruntime |"
-    )
-    assert not [figure for figure in told if figure not in README]
+    ) in _row("one image at a time ")
 
 
 def test_the_load_row_is_its_log():

@@ -90,6 +90,21 @@ def test_small_images_cost_as_they_are_small(told, tmp_path):
     assert line.split()[3] == f"{3 * 32_000 * 128 * (40_551_040 + quarter):.1e}"
 
 
+def test_seeds_are_trained_and_tested_one_by_one(told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, output, _ = told("--experiment=cifar_r20_fast", "--dry_run")
+    commands = [line for line in output.splitlines() if line.startswith("python -m")]
+    trained, tested = (
+        [re.search(r"--run_dir=(\S+)", line)[1] for line in commands if mark in line]
+        for mark in ("--flagfile", "--mode=evaluate")
+    )
+    runs = ["runs/cifar_r20_fast", "runs/cifar_r20_fast_seed1", "runs/cifar_r20_fast_seed2"]
+    assert (trained, tested) == (runs, runs)
+    assert [re.findall(r"--seed=(\d)", line) for line in commands[:3]] == [[], ["1"], ["2"]]
+    assert f"--runs={','.join(runs)} " in commands[-1]
+    assert "--ensemble" not in output
+
+
 def test_ten_crops_cost_ten_and_150_crops_cost_150(told, tmp_path):
     _, output, _ = told("--experiment=table2", "--dry_run", f"--run_dir={tmp_path}")
     (line,) = [line for line in output.splitlines() if line.startswith("test r18: ten_crop")]

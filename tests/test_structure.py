@@ -10,7 +10,12 @@ STANDARD_ONLY = ("resnet_keras.models.architectures", "resnet_keras.models.compl
 ALLOWED = {
     "pipelines": set(),
     "resnet_keras.models": {"resnet_keras.errors"},
-    "resnet_keras.training": {"resnet_keras.models", "pipelines", "resnet_keras.errors"},
+    "resnet_keras.training": {
+        "resnet_keras.models",
+        "pipelines",
+        "resnet_keras.errors",
+        "resnet_keras.startup",
+    },
     "resnet_keras.evaluation": {"resnet_keras.models", "pipelines", "resnet_keras.errors"},
     "resnet_keras.serving": {
         "resnet_keras.models",

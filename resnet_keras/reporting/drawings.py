@@ -13,11 +13,12 @@ from resnet_keras.reporting.run_files import TESTED, Evaluation, Run
 
 HEADROOM = 3  # times the highest last error is where an axis of errors ends
 LEGEND = (
-    "Training thin, test bold, as in Fig. 4 and 6 of the ResNet paper; plain nets left, residual "
-    "nets right. Training values are means between two lines of the log, of augmented images. "
-    "Light vertical lines: the learning rate is divided by 10. A run that started from another one "
-    "shown begins where that one ended."
+    "Training thin, test bold, as in Fig. 4 and 6 of the ResNet paper{sides}. Training values are "
+    "means between two lines of the log, of augmented images.{drops}{starts}"
 )
+SIDES = "; plain nets left, residual nets right"
+DROPS = " Light vertical lines: the learning rate is divided by 10."
+STARTS = " A run that started from another one shown begins where that one ended."
 
 
 def curves(
@@ -63,7 +64,12 @@ def curves(
             figure = figures.curves(members, title=side, label=label, limits=limits)
             title = " ".join([name, label, *fingerprints])
             panels.append(figures.svg(figure, f"{slug(name)}-{value}-{number}", title))
-    return Drawing(f"{slug(name)}-curves", panels, LEGEND)
+    caption = LEGEND.format(
+        sides=SIDES if len(sides) > 1 else "",
+        drops=DROPS if any(learning.drops(run) for _, run in runs) else "",
+        starts=STARTS if any(_first(run, colours) for _, run in runs) else "",
+    )
+    return Drawing(f"{slug(name)}-curves", panels, caption)
 
 
 def slug(name: str) -> str:

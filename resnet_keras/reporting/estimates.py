@@ -36,12 +36,13 @@ def hours_here(rows: Sequence[Row], runs: Sequence[Run], plans: Mapping[str, Pla
 
     Args:
         rows: of one experiment.
-        runs: those of such networks as the rows' count; "" where there are none.
+        runs: those of a row's network count for it, else those of such networks as the rows'; ""
+            where there are none.
         plans: by configuration.
     """
     found = _plans(rows, plans)
     families = {_family(plan.flags["model"]) for plan in found}
-    speeds = collections.defaultdict(list)
+    speeds: dict[str, list[tuple[str, float]]] = collections.defaultdict(list)
     for run in runs:
         plan, speed = plans.get(configuration(run.name)[0]), learning.speed(run)
         if plan is None or speed is None or _family(plan.flags["model"]) not in families:
@@ -51,11 +52,16 @@ def hours_here(rows: Sequence[Row], runs: Sequence[Run], plans: Mapping[str, Pla
         if same and judge(run, plans, {other.name: other for other in runs}).status == MEASURED:
             images = plan.flags["train_steps"] * plan.flags["batch_size"]
             rate = plan.multiply_adds / images * speed.images_per_second
-            speeds[hardware(run)].append(rate)
+            speeds[hardware(run)].append((plan.flags["model"], rate))
     if not speeds:
         return ""
     machine = max(speeds, key=lambda name: len(speeds[name]))
-    seconds = sum(plan.multiply_adds for plan in found) / statistics.median(speeds[machine])
+
+    def speed_of(model: str) -> float:
+        own = [rate for name, rate in speeds[machine] if name == model]
+        return statistics.median(own or [rate for _, rate in speeds[machine]])
+
+    seconds = sum(plan.multiply_adds / speed_of(plan.flags["model"]) for plan in found)
     return f"{hours(seconds)} h on {machine}"
 
 

@@ -61,10 +61,17 @@ def check(run: Run) -> None:
     """Refuse evaluations that the log contradicts.
 
     Raises:
-        InputError: where an evaluation of the centre crop has other images than the log at the
-            same step, or differs by more of them than rounding explains.
+        InputError: where an evaluation is of a step that the log never came to, or one of the
+            centre crop has other images than the log at the same step, or differs by more of them
+            than rounding explains.
     """
     for evaluation in run.evaluations.values():
+        step = evaluation.metrics["members"][0].get("step") or 0
+        if step > run.step:
+            raise InputError(
+                f"{evaluation.file} is of step {step}, and {run.place / LOG} ends at "
+                f"{run.step}: restore both, or evaluate again."
+            )
         record = of_log(run, evaluation)
         if record is None:
             continue

@@ -19,11 +19,13 @@ class Row:
     name: the row's in the published table, where there is one.
     runs: names of runs; several are an ensemble.
     views: of --mode=evaluate; several are averaged.
+    seeds: with which the only run is made and tested; () for its configuration's own.
     """
 
     name: str
     runs: tuple[str, ...]
     views: tuple[str, ...] = ("center",)
+    seeds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,14 @@ def configuration(run: str) -> tuple[str, int | None]:
     """Return the name of a run's configuration, and the seed where the run's name gives one."""
     name, _, seed = run.rpartition("_seed")
     return (name, int(seed)) if name and seed.isdecimal() else (run, None)
+
+
+def answering_together(row: Row) -> list[tuple[str, ...]]:
+    """Return the runs of each answer of a row: an ensemble's all at once, seeds one by one."""
+    if not row.seeds:
+        return [row.runs]
+    (run,) = row.runs
+    return [(f"{run}_seed{seed}" if seed else run,) for seed in row.seeds]  # 0: the flag's default
 
 
 def result_name(experiment: str, row: Row) -> str:
@@ -146,6 +156,18 @@ EXPERIMENTS: dict[str, Experiment] = {
         "ResNet paper, Table 6: CIFAR-10",
         "resnet_table6",
         _rows("center", {**_RESNET, "ResNet-1202": "cifar_r1202"}),
+    ),
+    "cifar_r20_fast": Experiment(
+        "ResNet paper, Table 6: ResNet-20 in half an hour on two CPU cores",
+        "resnet_table6",
+        (Row("ResNet-20", ("cifar_r20_fast",), seeds=(0, 1, 2)),),
+        ("curves",),
+    ),
+    "warmup": Experiment(
+        "ResNet paper, Sec. 4.2: how long ResNet-110 warms up",
+        "resnet_warmup",
+        _rows("center", {"ResNet-110": "cifar_r110_warmup"}),
+        ("curves",),
     ),
     "fig1_fig6": Experiment(
         "ResNet paper, Fig. 1 and 6: CIFAR-10, plain against residual nets",
@@ -252,6 +274,13 @@ STARTS_FROM: dict[str, str] = {
     **{f"constructed_{run}_on": f"constructed_{run}" for run in ("plain20", "r20")},
 }
 
+# Configurations of ours, each with the paper's that it changes: what it changes are deviations.
+DEVIATES_FROM: dict[str, str] = {
+    "cifar_r20_fast": "cifar_r20",
+    "cifar_r110_warmup": "cifar_r110",
+    **{f"fig6_{net}": f"cifar_{net}" for net in ("plain20", "plain56", "r20", "r56")},
+}
+
 
 def needed_runs(rows: Iterable[Row]) -> list[str]:
     """Return the runs of some rows and those that they start from, in an order to train them in."""
@@ -265,6 +294,7 @@ def needed_runs(rows: Iterable[Row]) -> list[str]:
             found.append(run)
 
     for row in rows:
-        for run in row.runs:
-            add(run)
+        for runs in answering_together(row):
+            for run in runs:
+                add(run)
     return found

@@ -156,6 +156,10 @@ def svg(figure: Figure, name: str, title: str) -> str:
 
 
 def standalone(drawn: str) -> str:
-    """Return an element of ``svg`` as the content of a file: black on white."""
+    """Return an element of ``svg`` as the content of a file: black on white.
+
+    It names the version of the drawing program, of which another may draw otherwise.
+    """
     head = '<?xml version="1.0" encoding="utf-8"?>\n'
+    head += f"<!-- matplotlib {matplotlib.__version__} -->\n"
     return head + drawn.replace("<svg ", '<svg style="background: white; color: black" ', 1)

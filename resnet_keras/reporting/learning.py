@@ -12,9 +12,11 @@ from resnet_keras.reporting.run_files import TESTED, Run
 
 @dataclass(frozen=True)
 class Speed:
-    """Hold where the time of a job went; without the program's start and the last checkpoint.
+    """Hold where the time of a job went.
 
-    images_per_second: over the whole job. waiting, evaluating, saving: shares of its time.
+    images_per_second: over the whole job, the starts of its processes and the building of their
+    graphs included; what was made twice, because a kill had lost it, is left out. waiting,
+    evaluating, saving: shares of its time.
     """
 
     images_per_second: float
@@ -54,6 +56,11 @@ def training_error(run: Run) -> tuple[float, int] | None:
     return (wrong / covered, covered) if covered else None
 
 
+def warmed_up(run: Run) -> int | None:
+    """Return the step at which --warmup_until_error was reached; None where it was not."""
+    return next((record["step"] for record in run.of_kind("warm")), None)
+
+
 def reached(run: Run, error: float) -> int | None:
     """Return the step of the first test that had at most this error; None where none had."""
     steps, errors = curve(run, "top1_error", *TESTED)
@@ -65,6 +72,7 @@ def speed(run: Run) -> Speed | None:
 
     A record's images/s are those of the time without evaluations and checkpoints, which tell
     theirs. After a resume the first record knows its later part only, and stands for the whole.
+    Logs without ``elapsed`` say nothing of the program's start and the last checkpoint.
     """
     batch, last, images, training, waiting, saving = run.flags["batch_size"], 0, 0, 0.0, 0.0, 0.0
     for record in run.of_kind("train"):
@@ -78,4 +86,6 @@ def speed(run: Run) -> Speed | None:
     if not training:
         return None
     whole = training + evaluating + saving
+    if all("elapsed" in record for record in run.records):
+        whole = run.records[-1]["elapsed"]
     return Speed(images / whole, whole, waiting / whole, evaluating / whole, saving / whole)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from resnet_keras.reporting.document import (
     Block,
@@ -45,8 +46,9 @@ def figure(block: Drawing | Picture, files: dict[str, bytes], folder: str = FIGU
     else:
         names = [f"{block.name}.png"]
         files[names[0]] = block.png
-    caption = escape(block.caption)
-    return "\n".join(f"![{caption}]({folder}/{name})" for name in names) + f"\n\n{caption}"
+    # What the caption says below need not be said again for each panel.
+    shown = (f"![{escape(Path(name).stem)}]({folder}/{name})" for name in names)
+    return "\n".join(shown) + f"\n\n{escape(block.caption)}"
 
 
 def escape(text: str) -> str:

@@ -30,6 +30,7 @@ class Table:
 
 
 TOP1, TOP5 = "top-1 error (%)", "top-5 error (%)"
+WARMUP = "iterations to 80 % training error"
 VALIDATION, TEST = "val", "test"
 VOC_CLASSES = (
     "aero bike bird boat bottle bus car cat chair cow table dog horse mbike person plant sheep "
@@ -89,6 +90,10 @@ TABLES: dict[str, Table] = {
     "resnet_table6_runs": Table(
         RESNET, "Table 6", "CIFAR-10 test, five runs", ("mean error (%)", "standard deviation (%)"),
         {"Highway-19": (7.72, 0.16), "ResNet-110": (6.61, 0.16)},
+    ),
+    "resnet_warmup": Table(
+        # "about 400 iterations"
+        RESNET, "Sec. 4.2", "ResNet-110 at a rate of 0.01", (WARMUP,), {"ResNet-110": (400,)},
     ),
     "resnet_table7": Table(
         RESNET, "Table 7", "PASCAL VOC, Faster R-CNN, mAP (%)",

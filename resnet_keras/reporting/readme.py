@@ -21,7 +21,7 @@ from resnet_keras.reporting.run_files import (
     responses_of,
 )
 from resnet_keras.reporting.run_section import HASH
-from resnet_keras.reporting.standing import MEASURED, NOT_RUN, SMOKE, Plan
+from resnet_keras.reporting.standing import MEASURED, NOT_RUN, SMOKE, UNFINISHED, Plan
 
 FIGURES = Path("saved_models", "figures")  # in a checkout
 # Experiments whose measured runs are shown.
@@ -112,9 +112,13 @@ def replaced(text: str, found: str, file: Path) -> str:
 
 
 def _row(line: Line, root: Path, again: bool) -> list[Cell]:
-    smoke = line.standing.status == SMOKE  # its number says nothing of the network
-    measured = "—" if smoke else results.figure(line.values, line.quantity)
-    several = len(line.values) > 1 and not smoke
+    # Of these, the number says nothing of the trained network.
+    partial = line.standing.status in (SMOKE, UNFINISHED)
+    measured = "—" if partial else results.figure(line.values, line.quantity)
+    several = len(line.values) > 1 and not partial
+    origin = _logs([line], root) if line.place else ()
+    if partial or not line.place:
+        origin = (*origin, *([" "] if origin else []), _command(line))
     return [
         line.experiment,
         f"{line.row.name}, {line.quantity}",
@@ -122,11 +126,11 @@ def _row(line: Line, root: Path, again: bool) -> list[Cell]:
         f"{measured}, n = {len(line.values)}" if several else measured,
         "—" if line.difference is None else f"{line.difference:+.2f}",
         "" if again else line.status,
-        "" if again else _logs([line], root) if line.place else _command(line),
+        "" if again else origin,
     ]
 
 
-def _command(line: Line) -> Cell:
+def _command(line: Line) -> Inline:
     """Return the flag that makes a row: of its training alone where that is all it needs."""
     if line.row.views == ("center",) and needed_runs([line.row]) == list(line.row.runs[:1]):
         return Code(f"--flagfile=configs/{configuration(line.row.runs[0])[0]}.flags")
@@ -154,7 +158,7 @@ def _not_run(
     return Table(header.split(", "), rows, frozenset({1, 2}))
 
 
-def _logs(lines: Sequence[Line], root: Path) -> Cell:
+def _logs(lines: Sequence[Line], root: Path) -> tuple[Inline, ...]:
     """Return links to what the numbers come from, each with the head of its fingerprint."""
     places: dict[Path, None] = {}  # each once, in this order
     for line in lines:

@@ -20,7 +20,7 @@ from resnet_keras.reporting.experiments import (
     configuration,
     result_name,
 )
-from resnet_keras.reporting.paper import TABLES, TOP1, TOP5
+from resnet_keras.reporting.paper import TABLES, TOP1, TOP5, WARMUP
 from resnet_keras.reporting.run_files import TESTED, Evaluation, Run, responses_of
 from resnet_keras.reporting.standing import (
     MEASURED,
@@ -38,6 +38,7 @@ from resnet_keras.reporting.standing import (
 # images, and their difference would say nothing.
 ON_TEST_SET = frozenset({"resnet_table5"})
 TRAINING, TEST, RESPONSE = "training error (%)", "test error (%)", "mean response (std)"
+DIGITS = {RESPONSE: 3, WARMUP: 0}  # behind the point; 2 for others
 # Columns of published tables that runs answer, and those of figures, which publish no numbers.
 QUANTITIES = {
     TOP1: lambda found: found["top1"],
@@ -50,6 +51,7 @@ QUANTITIES = {
         None if found["training"] is None else 100 - found["training"]
     ),
     RESPONSE: lambda found: found["response"],
+    WARMUP: lambda found: found["warm"],
 }
 
 
@@ -109,24 +111,27 @@ def lines(
     found = []
     for row in EXPERIMENTS[experiment].rows:
         groups = _groups(_entries(experiment, row, runs, results, plans))
-        whole = any(standing.status != SMOKE for standing, _ in groups)
+        whole = any(standing.status not in (SMOKE, UNFINISHED) for standing, _ in groups)
         costs = () if whole else estimates.describe(row, runs, plans)
         # Several seeds of the same standing are one line; whatever differs has its own.
         for standing, group in groups or [(Standing(NOT_RUN), [])]:
             asked = quantities(experiment)
             if not group and EXPERIMENTS[experiment].table is None:
                 del asked[1:]  # there is nothing to say of either
+            used = tuple(run for entry in group for run in entry.runs)
             for quantity in asked:
                 values = [entry.values[quantity] for entry in group]
                 numbers = tuple(value for value in values if value is not None)
                 number, told = published(experiment, row, quantity)
-                compared = number is not None and numbers and standing.status == MEASURED
-                difference = statistics.mean(numbers) - number if compared else None  # type: ignore
+                difference = None
+                # Published numbers are of test images; of others, the difference would say nothing.
+                on_test = not any(run.flags.get("validation_images") for run in used)
+                if number is not None and numbers and standing.status == MEASURED and on_test:
+                    difference = statistics.mean(numbers) - number
                 found.append(
                     Line(
                         experiment, row, quantity, told, difference, numbers, standing,
-                        costs,
-                        tuple(run for entry in group for run in entry.runs),
+                        costs, used,
                         group[0].place if group else None,
                     )
                 )  # fmt: skip
@@ -145,7 +150,7 @@ def quantities(experiment: str) -> list[str]:
 
 def figure(values: Sequence[float], quantity: str) -> str:
     """Return a measured value as text: of several runs mean, sample deviation, and each."""
-    digits = 3 if quantity == RESPONSE else 2
+    digits = DIGITS.get(quantity, 2)
     if not values:
         return "—"
     if len(values) == 1:
@@ -185,25 +190,26 @@ def _entries(
         plan = plans.get(name)
         standing, trained = judge(run, plans, by_name), learning.training_error(run)
         metrics, member = _evaluated(run, views)
-        if member and member["step"] < run.step:
+        if member and member.get("step", run.step) < run.step:
             standing = worse(standing, UNFINISHED, f"evaluated at step {member['step']:,}")
         standing = deviating(standing, run, metrics, member, plan, row)
         measured = responses.get(run.name)
+        if RESPONSE in quantities(experiment) and not measured:
+            continue  # whatever else the run was made for
         if RESPONSE in quantities(experiment) and measured and measured.step != run.step:
             standing = worse(standing, UNFINISHED, f"responses at step {measured.step:,}")
         values = _values(metrics) | {
             "training": None if trained is None else 100 * trained[0],
             "response": statistics.mean(measured.stds) if measured else None,
+            "warm": learning.warmed_up(run),
         }
         shown = {quantity: get(values) for quantity, get in QUANTITIES.items()}
         missing = [q for q in quantities(experiment) if shown[q] is None]
         if standing.status != UNFINISHED and missing:
             status = SMOKE if standing.status == SMOKE else UNFINISHED
-            what = (
-                "no layer responses"
-                if missing == [RESPONSE]
-                else f"no --views={','.join(row.views)}"
-            )
+            what = f"no --views={','.join(row.views)}"
+            if missing == [WARMUP]:
+                what = f"not within {run.step:,} steps"
             standing = worse(standing, status, what)
         if metrics and plan and 0 < metrics["images"] < plan.test_images:
             told = f"{metrics['images']:,} of {plan.test_images:,} test images"
@@ -215,14 +221,13 @@ def _entries(
 
 def _evaluated(run: Run, views: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the metrics of a run under views, and what was evaluated; empty without any."""
-    for split in TESTED:
-        if f"{split}_{views}" in run.evaluations:
-            metrics = run.evaluations[f"{split}_{views}"].metrics
-            return metrics, metrics["members"][0]
-    tests = run.of_kind(*TESTED)
-    if views == "center" and tests:
-        return tests[-1], {"step": tests[-1]["step"]}
-    return {}, {}
+    found = [run.evaluations.get(f"{split}_{views}") for split in TESTED]
+    metrics = next((evaluation.metrics for evaluation in found if evaluation), {})
+    member = metrics["members"][0] if metrics else {}
+    for test in run.of_kind(*TESTED)[-1:] if views == "center" else ():
+        if not metrics or member.get("step", test["step"]) < test["step"]:
+            return test, {"step": test["step"]}  # the run went on since it was evaluated
+    return metrics, member
 
 
 def _together(
@@ -250,7 +255,7 @@ def _together(
         reasons += [f"{name} {reason}" for reason in standing.reasons]
         deviations += [f"{name} {deviation}" for deviation in standing.deviations]
     status = next(s for s in (UNFINISHED, SMOKE, UNKNOWN, MEASURED) if s in statuses)
-    values = _values(metrics) | {"training": None, "response": None}
+    values = _values(metrics) | {"training": None, "response": None, "warm": None}
     found = {quantity: get(values) for quantity, get in QUANTITIES.items()}
     used = tuple(by_name[name] for name in sorted(members) if name in by_name)
     standing = Standing(status, tuple(reasons), tuple(deviations))

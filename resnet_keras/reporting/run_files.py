@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,10 +83,15 @@ class Run:
 
 
 def hardware(run: Run) -> str:
-    """Return the machine that a run was made on last."""
-    made_on = run.environments[-1] if run.environments else {}
+    """Return the machines that a run was made on, one after the other."""
     devices = run.data.get("replicas", 1)
-    return f"{made_on.get('cpu') or 'unknown'}, {devices} device{'s' * (devices != 1)}"
+    machines = [
+        f"{made_on.get('cpu') or 'unknown'}"
+        + (f" with {made_on['cores']} cores" if "cores" in made_on else "")
+        + f", {devices} device{'s' * (devices != 1)}"
+        for made_on in run.environments
+    ]
+    return "; ".join(dict.fromkeys(machines)) or "unknown"
 
 
 def is_run(place: Path) -> bool:
@@ -187,6 +193,8 @@ def _records(file: Path) -> list[dict[str, Any]]:
             last[kind] = step
         if kind in TESTED:
             _check_shares(record, where)
+        if kind == "train" and not _is_number(record.get("error")):
+            raise InputError(f"{where} lacks a number 'error': restore the file.")
         records.append(record)
     return records
 
@@ -198,7 +206,7 @@ def _check_shares(found: dict[str, Any], where: str) -> None:
         if not required and wrong not in found:
             continue
         numbers = [found.get(name) for name in (wrong, "images", share)]
-        if not all(isinstance(number, int | float) for number in numbers) or not numbers[1]:
+        if not all(map(_is_number, numbers)) or not numbers[1]:
             raise InputError(f"{where} lacks a number of {wrong!r}, 'images', {share!r}: restore "
                              "the file.")  # fmt: skip
         if abs(numbers[0] / numbers[1] - numbers[2]) > ROUNDING:
@@ -206,6 +214,10 @@ def _check_shares(found: dict[str, Any], where: str) -> None:
                 f"{where} has {share!r}: {numbers[2]}, but {numbers[0]} wrong of {numbers[1]} "
                 f"images are {numbers[0] / numbers[1]:.6g}: restore the file."
             )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _confusion(file: Path) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
@@ -234,6 +246,8 @@ def _responses(file: Path) -> dict[str, Responses]:
         try:
             run, step, _, _, std, _ = row
             before = found.get(Path(run).name, Responses(int(step), ()))
+            if not math.isfinite(float(std)):
+                raise ValueError
             found[Path(run).name] = Responses(before.step, (*before.stds, float(std)))
         except ValueError:
             raise InputError(f"Line {number} of {file} is no layer's response: restore the "

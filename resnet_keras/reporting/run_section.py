@@ -38,8 +38,7 @@ def section(run: Run, standing: Standing) -> list[Block]:
     ]
     if run.records:
         found.append(drawings.curves(f"run-{run.name}", [(run.name, run)]))
-        found += _evaluations(run)
-        found.append(_speed(run))
+        found += [*_evaluations(run), *_warmup(run), _speed(run)]
     else:
         found.append(Paragraph("The log has no step yet."))
     shown = [evaluation for evaluation in run.evaluations.values() if evaluation.classes]
@@ -82,6 +81,17 @@ def _differing(run: Run) -> list[Block]:
     return found
 
 
+def _warmup(run: Run) -> list[Block]:
+    until, step = run.flags.get("warmup_until_error"), learning.warmed_up(run)
+    if not until:
+        return []
+    slow, fast = run.flags["warmup_learning_rate"], run.flags["learning_rate"]
+    told = f"At a rate of {slow:g}, the training error of 50 steps fell below {100 * until:g} %"
+    if step is None:
+        return [Paragraph(f"{told} not within {run.step:,} steps.")]
+    return [Paragraph(f"{told} at step {step:,}; then the rate is {fast:g}.")]
+
+
 def _errors(found: Mapping[str, Any], step: int) -> list[Cell]:
     interval = found.get("top1_interval")
     return [
@@ -122,7 +132,7 @@ def memory(run: Run) -> str:
 
 
 def time(run: Run) -> str:
-    """Return how long a job took, without the program's start."""
+    """Return how long a job took."""
     found = learning.speed(run)
     if found is None:
         return "—"
@@ -130,6 +140,11 @@ def time(run: Run) -> str:
     if minutes < 1:
         return f"{found.seconds:.0f} s"
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def commits(run: Run) -> str:
+    """Return the commits that a run was made under, one after the other."""
+    return ", ".join(dict.fromkeys(map(commit, run.environments)))
 
 
 def commit(environment: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resnet_keras.reporting.experiments import STARTS_FROM, configuration
+from resnet_keras.reporting.experiments import DEVIATES_FROM, STARTS_FROM, configuration
 from resnet_keras.reporting.run_files import Run
 
 MEASURED, SMOKE, UNFINISHED, NOT_RUN = "measured", "smoke only", "unfinished", "not run"
@@ -96,6 +96,14 @@ def judge(run: Run, plans: Mapping[str, Plan], runs: Mapping[str, Run]) -> Stand
         told(flag, run.flags[flag], value)
         for flag, value in wanted.items()
         if flag not in apart and run.flags.get(flag, value) != value
+    ]
+    if any(environment.get("dirty") for environment in run.environments):
+        deviations.append("made from a changed checkout")
+    paper = plans.get(DEVIATES_FROM.get(name, ""))
+    deviations += [
+        told(flag, plan.flags[flag], value)
+        for flag, value in (paper.flags.items() if paper else ())
+        if flag not in plan.free - {"train_steps"} and plan.flags[flag] != value
     ]
     if not over:
         return Standing(UNFINISHED, (_at(run.step, asked), *reasons), tuple(deviations))

@@ -3,16 +3,18 @@
 import contextlib
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import tqdm
 
 from resnet_keras.errors import InputError
+from resnet_keras.startup import BEGAN
 from resnet_keras.training.runs import LOG, cannot_write, replace
 from resnet_keras.training.tensorboard import Events
 
-HIDDEN = ("saving", "peak_memory")  # seconds and bytes, which a report tells
+HIDDEN = ("saving", "peak_memory", "elapsed")  # seconds and bytes, which a report tells
 # How people read a value; others are shown as "name value".
 SHOWN = {
     "loss": "loss {:.4g}",
@@ -42,8 +44,9 @@ SHOWN = {
 class Log:
     """Append records to ``log.jsonl``, show them, and go on where a checkpoint stands.
 
-    Every record has ``kind`` and ``step``. The log is the single source: TensorBoard's events are
-    made from it.
+    Every record has ``kind``, ``step`` and ``elapsed``: the seconds of this process and of those
+    before it, as far as their records are kept. The log is the single source: TensorBoard's events
+    are made from it.
 
     Args:
         run: the run's directory, which exists; None for a log that writes and shows nothing.
@@ -75,6 +78,7 @@ class Log:
     ) -> None:
         self.records = records
         self.kept: list[dict[str, Any]] = []
+        self._before = 0.0
         self._file = self._events = None
         if run:
             self._path = run / LOG
@@ -85,6 +89,8 @@ class Log:
             except OSError as error:
                 raise cannot_write(self._path, error.strerror) from None
             self.records = len(kept)
+            if self.kept:
+                self._before = float(self.kept[-1].get("elapsed", 0.0))
             self._events = Events(run, self.kept) if tensorboard else None
             self._file = self._path.open("a", encoding="utf-8")
         # Silent where nobody watches: a terminal gets the bar, a file or pipe gets lines.
@@ -108,7 +114,8 @@ class Log:
         self.records += 1
         if not self._file:
             return
-        record = {"kind": kind, "step": step, **values}
+        elapsed = round(self._before + time.perf_counter() - BEGAN, 3)
+        record = {"kind": kind, "step": step, **values, "elapsed": elapsed}
         try:
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()

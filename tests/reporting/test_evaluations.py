@@ -69,3 +69,26 @@ def test_another_measurement_contradicts_nothing(member, tmp_path):
     run = _run(tmp_path / "r", 500, 10_000, **member)
     evaluations.check(run)
     assert _told(run) == []
+
+
+def test_an_evaluation_of_a_step_that_never_was_is_refused(tmp_path):
+    run = _run(tmp_path / "r", 30, 10_000, step=101)
+    with pytest.raises(InputError, match=r"is of step 101, and .*log.jsonl ends at 100"):
+        evaluations.check(run)
+
+
+@pytest.mark.parametrize(
+    ("records", "told"),
+    [
+        ([{"kind": "warm", "step": 350}], "fell below 80 % at step 350; then the rate is 0.1."),
+        ([], "fell below 80 % not within 100 steps."),
+    ],
+)
+def test_a_run_tells_when_its_warmup_ended(records, told, tmp_path):
+    flags = {"warmup_until_error": 0.8, "warmup_learning_rate": 0.01, "learning_rate": 0.1}
+    for place, asked in (("r", flags), ("other", {"warmup_until_error": 0.0})):
+        write_run(tmp_path / place, [*records, train(100)], **asked)
+        blocks = run_section.section(read_run(tmp_path / place), Standing("measured"))
+        texts = [str(block.text) for block in blocks if isinstance(block, Paragraph)]
+        found = [text for text in texts if "training error of 50 steps" in text]
+        assert [text.endswith(told) for text in found] == ([True] if place == "r" else [])

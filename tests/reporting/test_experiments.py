@@ -1,11 +1,14 @@
 """The experiments against the published tables they answer."""
 
 import pytest
+from conftest import ROOT
 
 from resnet_keras.reporting.experiments import (
+    DEVIATES_FROM,
     EXPERIMENTS,
     STARTS_FROM,
     Row,
+    answering_together,
     configuration,
     needed_runs,
 )
@@ -55,3 +58,17 @@ def test_a_run_is_made_from_one_that_starts_without_it():
 def test_what_a_run_starts_from_is_trained_before_it_and_once():
     rows = [Row("jitter", ("vgg_d_jitter",)), Row("both", ("vgg_e", "vgg_d"))]
     assert needed_runs(rows) == ["vgg_a", "vgg_d", "vgg_d_384", "vgg_d_jitter", "vgg_e"]
+
+
+def test_each_seed_is_trained_and_tested_by_itself():
+    row = Row("a recipe", ("cifar_r20",), seeds=(0, 1, 2))
+    runs = ["cifar_r20", "cifar_r20_seed1", "cifar_r20_seed2"]
+    assert needed_runs([row]) == runs
+    assert answering_together(row) == [(run,) for run in runs]
+    assert answering_together(Row("together", ("r50", "r101"))) == [("r50", "r101")]
+
+
+def test_what_deviates_is_not_the_papers_own():
+    for ours, papers in DEVIATES_FROM.items():
+        assert papers not in DEVIATES_FROM
+        assert {ours, papers} <= {file.stem for file in (ROOT / "configs").glob("*.flags")}

@@ -55,3 +55,13 @@ def test_the_time_of_a_job_goes_where_the_log_says():
     shares = (found.waiting, found.evaluating, found.saving)
     assert shares == pytest.approx((5 / 40, 8 / 40, 2 / 40))
     assert learning.speed(_run([train(10)])) is None
+
+
+def test_the_time_of_a_job_is_that_of_its_processes_where_the_log_tells():
+    """10 s of training and 2 of testing, in 20 s from the start of the process."""
+    records = [train(10, images_per_second=100.0, elapsed=15.0), evaluated(10, 9, seconds=2.0)]
+    records[-1]["elapsed"] = 20.0
+    found = learning.speed(_run(records, batch_size=100))
+    assert (found.seconds, found.images_per_second, found.evaluating) == (20.0, 50.0, 0.1)
+    del records[0]["elapsed"]  # of an older version, which did not tell
+    assert learning.speed(_run(records, batch_size=100)).seconds == pytest.approx(12)

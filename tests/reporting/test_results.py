@@ -8,6 +8,7 @@ from report_fixtures import DATA, FLAGS, evaluated, train
 
 from resnet_keras.errors import InputError
 from resnet_keras.reporting import estimates, results
+from resnet_keras.reporting.experiments import Row
 from resnet_keras.reporting.results import figure
 from resnet_keras.reporting.run_files import Evaluation, Responses, Run
 from resnet_keras.reporting.standing import Plan, judge
@@ -88,6 +89,7 @@ def test_held_out_images_are_a_deviation_and_no_missing_ones():
     )  # fmt: skip
     assert str(line.standing) == "measured; deviations: --validation_images=5000 (0)"
     assert line.values == pytest.approx((9.0,))
+    assert line.difference is None, "the published number is of test images"
 
 
 def test_rows_without_a_run_say_what_they_cost():
@@ -144,6 +146,33 @@ def test_what_is_not_run_costs_hours_at_the_speed_of_what_was():
     assert told(lab, plans=plans | {"lab_vgg16": vgg}) == unknown, "of another family"
 
 
+def test_hours_are_at_the_speed_of_the_same_network_where_it_was_run():
+    """Per multiply-add, ResNet-20 is twice as fast here as ResNet-56; alone, each its own."""
+    plans = PLANS | {
+        f"cifar_r{depth}": dataclasses.replace(
+            PLAN, flags=PLAN.flags | {"model": f"cifar_resnet{depth}"}, multiply_adds=cost
+        )
+        for depth, cost in ((20, 1e15), (56, 3e15), (44, 2e15))
+    }
+
+    def ran(name, speed):
+        flags = plans[name].flags
+        records = [train(64_000, images_per_second=speed), evaluated(64_000, 891)]
+        return Run(Path("runs", name), dict(flags), DATA, [{"cpu": "a CPU"}], records)
+
+    runs = [ran("cifar_r20", 8_192_000 / 3_600), ran("cifar_r56", 8_192_000 / 6 / 3_600)]
+
+    def told(*names):
+        rows = [Row(name, (name,)) for name in names]
+        return estimates.hours_here(rows, runs, plans)
+
+    assert told("cifar_r20") == "1 h on a CPU, 1 device"
+    assert told("cifar_r56") == "6 h on a CPU, 1 device"
+    assert told("cifar_r20", "cifar_r56") == "7 h on a CPU, 1 device"
+    # Of neither, it is the median: 0.75e15 an hour.
+    assert told("cifar_r44") == "2.7 h on a CPU, 1 device"
+
+
 def test_a_row_that_was_run_whole_costs_nothing_more():
     runs = [_run(), _run("cifar_r20_seed1", [train(500)], seed=1, train_steps=500)]
     found = [x for x in results.lines("table6", runs, {}, PLANS) if x.row.name == "ResNet-20"]
@@ -163,6 +192,57 @@ def test_seeds_are_one_line_with_mean_and_sample_deviation():
     assert figure(line.values, line.quantity) == "9.00 ± 0.50 (8.50, 9.50, 9.00)"
     assert line.difference == pytest.approx(0.25)
     assert str(line.standing) == "measured"
+
+
+def test_several_seeds_of_a_recipe_of_ours_stand_beside_the_papers_number():
+    """With all that the recipe changes of the paper's: 9.0 and 9.5 beside 8.75."""
+    recipe = {"lr_schedule": "cosine", "lr_drops": [], "train_steps": 10_000}
+    paper = dataclasses.replace(PLAN, flags=PLAN.flags | {"lr_schedule": "piecewise"})
+    plans = {
+        "cifar_r20": paper,
+        "cifar_r20_fast": dataclasses.replace(paper, flags=paper.flags | recipe),
+    }
+    runs = [
+        Run(
+            Path("runs", f"cifar_r20_fast{suffix}"),
+            dict(plans["cifar_r20_fast"].flags) | {"seed": seed}, DATA, [],
+            [train(10_000), evaluated(10_000, wrong)],
+        )
+        for seed, suffix, wrong in ((0, "", 900), (2, "_seed2", 950))
+    ]  # fmt: skip
+    (line,) = results.lines("cifar_r20_fast", runs, {}, plans)
+    assert figure(line.values, line.quantity) == "9.25 ± 0.35 (9.00, 9.50)"
+    assert (line.published, line.difference) == ("8.75", pytest.approx(0.5))
+    told = "measured; deviations: --train_steps=10000 (64000), --lr_drops= (32000,48000), "
+    assert str(line.standing) == told + "--lr_schedule=cosine (piecewise)"
+    (line,) = [x for x in results.lines("table6", runs, {}, plans) if x.row.name == "ResNet-20"]
+    assert line.values == (), "that row is the paper's own recipe"
+
+
+def test_a_changed_checkout_is_a_deviation():
+    runs = [
+        dataclasses.replace(_run(), environments=[{"dirty": first}, {"dirty": second}])
+        for first, second in ((False, False), (True, False))
+    ]
+    assert [str(_line(run).standing) for run in runs] == [
+        "measured", "measured; deviations: made from a changed checkout",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("records", "value", "told"),
+    [
+        ([{"kind": "warm", "step": 350}, *FULL], (350,), "measured"),
+        (FULL, (), "unfinished: not within 64,000 steps"),
+    ],
+)
+def test_the_end_of_the_warmup_stands_beside_the_papers(records, value, told):
+    """Sec. 4.2: "about 400 iterations"."""
+    run = _run("cifar_r110_warmup", records)
+    line = _line(run, experiment="warmup", row="ResNet-110", plans={"cifar_r110_warmup": PLAN})
+    assert (line.values, line.published, str(line.standing)) == (value, "400", told)
+    if value:
+        assert (figure(line.values, line.quantity), line.difference) == ("350", -50)
 
 
 def test_runs_of_another_standing_have_a_line_of_their_own():
@@ -219,6 +299,16 @@ def test_a_row_takes_the_evaluation_of_its_view():
     table3 = [x for x in results.lines("table3", [run], {}, PLANS) if x.row.name == "ResNet-152"]
     assert str(table3[0].standing) == "unfinished: no --views=ten_crop"
     assert table3[0].values == ()
+
+
+def test_a_run_that_went_on_is_worth_its_last_test():
+    """12.5 % at half the steps, 8.91 % at the end; with the evaluation of the end, that."""
+    for step, expected in ((32_000, 8.91), (64_000, 12.5)):
+        metrics = {"views": "center", "images": 10_000, "wrong": 1_250, "top1_error": 0.125,
+                   "members": [{"place": "runs/cifar_r20", "step": step}]}  # fmt: skip
+        line = _line(_run(evaluations={"test_center": Evaluation(Path("m"), metrics)}))
+        assert line.values == pytest.approx((expected,))
+        assert str(line.standing) == "measured"
 
 
 @pytest.mark.parametrize(
@@ -315,3 +405,7 @@ def test_responses_are_of_the_last_step(step, told):
     assert line.values == (0.625,)
     assert str(line.standing) == told
     assert str(_line(run).standing) == "measured", "Table 6 asks for no responses"
+
+
+def test_a_run_whose_responses_nobody_measured_is_not_in_fig_7():
+    assert _line(_run(), experiment="fig7").standing.status == "not run"

@@ -1,6 +1,7 @@
 """What a run leaves is read, and refused where it contradicts itself."""
 
 import json
+from pathlib import Path
 
 import pytest
 from report_fixtures import evaluated, train, write_evaluation, write_run
@@ -8,7 +9,9 @@ from report_fixtures import evaluated, train, write_evaluation, write_run
 from resnet_keras.errors import InputError
 from resnet_keras.reporting.run_files import (
     Responses,
+    Run,
     fingerprint,
+    hardware,
     read_evaluation,
     read_run,
 )
@@ -52,6 +55,9 @@ BROKEN = {
     "no count": (lambda lines: [*lines[:3], lines[3].replace('"wrong"', '"wrung"')],
                  r"Line 4 of .* lacks a number of 'wrong'"),
     "no images": (lambda lines: [*lines[:3], lines[3].replace("10000", "0")], r"Line 4 of .*lacks"),
+    "no training error": (lambda lines: [lines[0].replace('"error"', '"err"')],
+                          r"Line 1 of .* lacks a number 'error'"),
+    "NaN": (lambda lines: [lines[0].replace("0.2", "NaN")], r"Line 1 of .* lacks a number 'error'"),
     "half a line": (lambda lines: [lines[0], lines[1][:30], *lines[2:]],
                     r"Line 2 of .*log.jsonl is no record"),
     "a list": (lambda lines: ["[1, 2]", *lines], r"Line 1 of .* is no record"),
@@ -105,6 +111,7 @@ def test_confusions_are_those_of_the_metrics(tmp_path):
          r"responses.csv has the columns 'run,layer,name,std,sorted_std', not 'run,step,layer"),
         ("", r"responses.csv has the columns '', not 'run,step"),
         (HEADER + "r,100,1,conv,0.5\n", r"Line 2 of .*responses.csv is no layer's response"),
+        (HEADER + "r,1,1,conv,nan,0.5\n", r"Line 2 of .*responses.csv is no layer's response"),
         (HEADER + "r,?,1,conv,0.5,0.5\n", r"Line 2 of .*responses.csv is no layer's response"),
     ],
 )  # fmt: skip
@@ -141,3 +148,9 @@ def test_a_fingerprint_is_of_the_texts_alone(tmp_path):
         (place / name).write_text(before.replace("1", "7", 1))
         assert fingerprint(place) != found
         (place / name).write_text(before)
+
+
+def test_all_machines_of_a_run_are_told():
+    first = {"cpu": "a CPU"}
+    run = Run(Path("r"), {}, {"replicas": 2}, [first, first, {"cpu": "another", "cores": 4}], [])
+    assert hardware(run) == "a CPU, 2 devices; another with 4 cores, 2 devices"

@@ -14,6 +14,7 @@ import time
 import pytest
 
 from resnet_keras.errors import InputError
+from resnet_keras.training import logs
 from resnet_keras.training.logs import Log, sentence
 
 
@@ -29,7 +30,8 @@ def _log(run, records=0, step=0, total=30, tensorboard=False):
 
 
 def _read(run) -> list[dict]:
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in record.items() if k != "elapsed"} for record in records]
 
 
 def test_a_resumed_log_goes_on_where_the_checkpoint_stands(tmp_path, capsys):
@@ -53,6 +55,19 @@ def test_a_resumed_log_goes_on_where_the_checkpoint_stands(tmp_path, capsys):
     ]  # fmt: skip
     assert _read(tmp_path)[-1] == {"kind": "train", "step": 30, "loss": 1.25, "error": 0.125}
     assert "error 12.50 %" in capsys.readouterr().err
+
+
+def test_the_time_of_a_run_is_that_of_all_its_processes(tmp_path, monkeypatch):
+    """The second begins where the kept records of the first end: 7 s, then 2.5 of its own."""
+    lines = ['{"kind": "train", "step": 10, "elapsed": 7.0}',
+             '{"kind": "train", "step": 20, "elapsed": 9.0}']  # fmt: skip
+    (tmp_path / "log.jsonl").write_text("\n".join(lines) + "\n")
+    log = _log(tmp_path, records=1, step=10)
+    monkeypatch.setattr(logs, "BEGAN", time.perf_counter() - 2.5)
+    log.write("train", 20, loss=1.0)
+    log.close()
+    records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [record["elapsed"] for record in records] == pytest.approx([7.0, 9.5], abs=0.2)
 
 
 def test_a_log_that_lost_lines_keeps_what_it_has(tmp_path):

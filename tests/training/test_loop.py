@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import mirrored
+from processes import TIMES
 
 from resnet_keras.errors import InputError
 from resnet_keras.training import loop
@@ -150,8 +151,7 @@ class Run:
     def log(self, kind: str = "") -> list[dict]:
         lines = (self.folder / "log.jsonl").read_text().splitlines()
         records = [json.loads(line) for line in lines]
-        times = ("images_per_second", "input_wait", "saving", "seconds", "peak_memory")
-        without = [{k: v for k, v in r.items() if k not in times} for r in records]
+        without = [{k: v for k, v in r.items() if k not in TIMES} for r in records]
         return [r for r in without if not kind or r["kind"] == kind]
 
 
