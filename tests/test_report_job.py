@@ -324,7 +324,9 @@ def test_the_readme_is_rewritten_between_its_marks(checkout, capsys):
     assert text.endswith(f"{END}\nafter\n")
     (line,) = [line for line in text.splitlines() if "ResNet-20, error" in line]
     assert line.startswith("| table6 | ResNet-20, error (%) | 8.75 | 8.12 | -0.63 | measured")
-    assert "](saved_models/cifar_r20/log.jsonl) |" in line
+    (head,) = re.findall(
+        r" \| \[cifar_r20\]\(saved_models/cifar_r20/log.jsonl\) (\w{12}) \|$", line
+    )
     # The other rows of the table, each with what it costs and its command: 44 layers have 97.2
     # million multiply-adds, 20 layers 40.6, so that 8.192 million images at 400 x 40.6 / 97.2 a
     # second take 13.6 hours.
@@ -341,8 +343,7 @@ def test_the_readme_is_rewritten_between_its_marks(checkout, capsys):
     )
     # The curve is a file, which names the log it is of.
     (picture,) = re.findall(r"!\[.*\]\((saved_models/figures/fig1_fig6-curves-1\.svg)\)", text)
-    (fingerprint,) = re.findall(r"\| \[(\w{12})\]\(saved_models/cifar_r20", line)
-    assert f'aria-label="fig1_fig6 error (%) {fingerprint}"' in (checkout / picture).read_text()
+    assert f'aria-label="fig1_fig6 error (%) {head}"' in (checkout / picture).read_text()
     assert [file.name for file in (checkout / "saved_models/figures").iterdir()] == [
         "fig1_fig6-curves-1.svg"  # of the errors alone, and no figure that was there before
     ]
@@ -375,11 +376,20 @@ def test_smoke_runs_are_one_line_an_experiment_without_their_numbers(checkout, p
             "64,000 steps; a whole run: "
         )
         (line,) = [x for x in text.splitlines() if x.startswith(start)]
-        assert line.endswith(
-            f"](saved_models/cifar_r{depth}/log.jsonl) `--flagfile=configs/cifar_r{depth}.flags` |"
-        )
+        assert f"| [cifar_r{depth}](saved_models/cifar_r{depth}/log.jsonl) " in line
+        assert line.endswith(f" `--flagfile=configs/cifar_r{depth}.flags` |")
     assert "50.00" not in text
     assert "saved_models/r18" not in text
+    # One fingerprint is of all of them.
+    write_run(checkout / "saved_models/cifar_plain32", [train(500, 0.1), records[1]],
+              train_steps=500, model="cifar_plain32")  # fmt: skip
+    (changed,) = [
+        x for x in report_job.results_part(checkout, plans)[0].splitlines()
+        if x.startswith("| fig1_fig6 | 3 rows |")
+    ]  # fmt: skip
+    (before,) = [x for x in text.splitlines() if x.startswith("| fig1_fig6 | 3 rows |")]
+    assert changed[:-15] == before[:-15]
+    assert changed != before
 
 
 def test_an_unfinished_run_shows_no_number_but_what_is_left(checkout, plans):
@@ -389,9 +399,7 @@ def test_an_unfinished_run_shows_no_number_but_what_is_left(checkout, plans):
     text, _ = report_job.results_part(checkout, plans)
     (line,) = [x for x in text.splitlines() if x.startswith("| table6 | ResNet-44")]
     assert "| 7.17 | — | — | unfinished: at step 56,000 of 64,000; a whole run: 2.4e+15 " in line
-    assert line.endswith(
-        "](saved_models/cifar_r44/log.jsonl) `--flagfile=configs/cifar_r44.flags` |"
-    )
+    assert line.endswith(" `--flagfile=configs/cifar_r44.flags` |")
 
 
 def test_the_responses_of_whole_runs_are_a_figure(checkout, plans):

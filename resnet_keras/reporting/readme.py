@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -159,7 +160,7 @@ def _not_run(
 
 
 def _logs(lines: Sequence[Line], root: Path) -> tuple[Inline, ...]:
-    """Return links to what the numbers come from, each with the head of its fingerprint."""
+    """Return links to what the numbers come from, and the head of their fingerprint."""
     places: dict[Path, None] = {}  # each once, in this order
     for line in lines:
         places |= dict.fromkeys([line.place] if line.place else [])
@@ -167,5 +168,7 @@ def _logs(lines: Sequence[Line], root: Path) -> tuple[Inline, ...]:
     parts: list[Inline] = []
     for place in places:
         file = place / (LOG if (place / LOG).is_file() else METRICS)
-        parts += [" ", Link(fingerprint(place)[:HASH], file.relative_to(root).as_posix())]
-    return tuple(parts[1:])
+        parts += [Link(place.name, file.relative_to(root).as_posix()), " "]
+    heads = [fingerprint(place) for place in places]
+    of_all = hashlib.sha256("".join(heads).encode()).hexdigest() if len(heads) > 1 else heads[0]
+    return (*parts, of_all[:HASH])
