@@ -36,12 +36,14 @@ class Experiment:
     table: key of ``paper.TABLES``; None where the paper has curves only.
     rows: what is measured.
     figures: drawn of the rows' runs: "curves" (Fig. 4 and 6), "responses" (Fig. 7).
+    timed: whether how long a run took is a result, too.
     """
 
     title: str
     table: str | None
     rows: tuple[Row, ...]
     figures: tuple[str, ...] = ()
+    timed: bool = False
 
 
 def configuration(run: str) -> tuple[str, int | None]:
@@ -162,6 +164,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         "resnet_table6",
         (Row("ResNet-20", ("cifar_r20_fast",), seeds=(0, 1, 2)),),
         ("curves",),
+        timed=True,
     ),
     "warmup": Experiment(
         "ResNet paper, Sec. 4.2: how long ResNet-110 warms up",

@@ -38,7 +38,8 @@ from resnet_keras.reporting.standing import (
 # images, and their difference would say nothing.
 ON_TEST_SET = frozenset({"resnet_table5"})
 TRAINING, TEST, RESPONSE = "training error (%)", "test error (%)", "mean response (std)"
-DIGITS = {RESPONSE: 3, WARMUP: 0}  # behind the point; 2 for others
+MINUTES = "time (minutes)"
+DIGITS = {RESPONSE: 3, WARMUP: 0, MINUTES: 1}  # behind the point; 2 for others
 # Columns of published tables that runs answer, and those of figures, which publish no numbers.
 QUANTITIES = {
     TOP1: lambda found: found["top1"],
@@ -52,6 +53,7 @@ QUANTITIES = {
     ),
     RESPONSE: lambda found: found["response"],
     WARMUP: lambda found: found["warm"],
+    MINUTES: lambda found: found["minutes"],
 }
 
 
@@ -145,7 +147,8 @@ def quantities(experiment: str) -> list[str]:
         return [RESPONSE]
     if described.table is None:
         return [TRAINING, TEST]
-    return [column for column in TABLES[described.table].columns if column in QUANTITIES]
+    columns = [column for column in TABLES[described.table].columns if column in QUANTITIES]
+    return [*columns, MINUTES] if described.timed else columns
 
 
 def figure(values: Sequence[float], quantity: str) -> str:
@@ -189,6 +192,7 @@ def _entries(
             continue
         plan = plans.get(name)
         standing, trained = judge(run, plans, by_name), learning.training_error(run)
+        speed = learning.speed(run)
         metrics, member = _evaluated(run, views)
         if member and member.get("step", run.step) < run.step:
             standing = worse(standing, UNFINISHED, f"evaluated at step {member['step']:,}")
@@ -202,6 +206,7 @@ def _entries(
             "training": None if trained is None else 100 * trained[0],
             "response": statistics.mean(measured.stds) if measured else None,
             "warm": learning.warmed_up(run),
+            "minutes": speed.seconds / 60 if speed else None,
         }
         shown = {quantity: get(values) for quantity, get in QUANTITIES.items()}
         missing = [q for q in quantities(experiment) if shown[q] is None]
@@ -255,7 +260,7 @@ def _together(
         reasons += [f"{name} {reason}" for reason in standing.reasons]
         deviations += [f"{name} {deviation}" for deviation in standing.deviations]
     status = next(s for s in (UNFINISHED, SMOKE, UNKNOWN, MEASURED) if s in statuses)
-    values = _values(metrics) | {"training": None, "response": None, "warm": None}
+    values = _values(metrics) | dict.fromkeys(("training", "response", "warm", "minutes"))
     found = {quantity: get(values) for quantity, get in QUANTITIES.items()}
     used = tuple(by_name[name] for name in sorted(members) if name in by_name)
     standing = Standing(status, tuple(reasons), tuple(deviations))
@@ -286,7 +291,7 @@ def _groups(entries: Sequence[_Found]) -> list[tuple[Standing, list[_Found]]]:
 def published(experiment: str, row: Row, quantity: str) -> tuple[float | None, str]:
     """Return the published number to compare with and how it is told."""
     key = EXPERIMENTS[experiment].table
-    if key is None:
+    if key is None or quantity not in TABLES[key].columns:
         return None, ""
     table = TABLES[key]
     value = table.value(row.name, quantity)

@@ -206,11 +206,14 @@ def test_several_seeds_of_a_recipe_of_ours_stand_beside_the_papers_number():
         Run(
             Path("runs", f"cifar_r20_fast{suffix}"),
             dict(plans["cifar_r20_fast"].flags) | {"seed": seed}, DATA, [],
-            [train(10_000), evaluated(10_000, wrong)],
+            [train(10_000, images_per_second=1.0, elapsed=1_700.0),
+             evaluated(10_000, wrong, elapsed=seconds)],
         )
-        for seed, suffix, wrong in ((0, "", 900), (2, "_seed2", 950))
+        for seed, suffix, wrong, seconds in ((0, "", 900, 1_740.0), (2, "_seed2", 950, 1_776.0))
     ]  # fmt: skip
-    (line,) = results.lines("cifar_r20_fast", runs, {}, plans)
+    line, time = results.lines("cifar_r20_fast", runs, {}, plans)
+    assert (time.quantity, time.published, time.difference) == ("time (minutes)", "", None)
+    assert figure(time.values, time.quantity) == "29.3 ± 0.4 (29.0, 29.6)"
     assert figure(line.values, line.quantity) == "9.25 ± 0.35 (9.00, 9.50)"
     assert (line.published, line.difference) == ("8.75", pytest.approx(0.5))
     told = "measured; deviations: --train_steps=10000 (64000), --lr_drops= (32000,48000), "
