@@ -24,6 +24,8 @@ UNREADABLE = (
 # and the lines it had.
 INITIAL: State = {"loss": 0, "wrong": 0, "images": 0, "records": 0}
 LAST_LOSSES = 5  # told when the loss is no number
+# Seconds that a call of several steps may take: a signal is heard and the bar moves after each.
+CALL_SECONDS = 5.0
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -68,7 +70,8 @@ def train(
         state: of loop and schedule, from the checkpoint or ``INITIAL`` of both.
         start: steps made before, from the checkpoint.
         steps: steps of the whole run.
-        steps_per_call: at most so many steps between looks at signals and the progress bar.
+        steps_per_call: at most so many steps between looks at signals and the progress bar; fewer
+            where they would take longer than ``CALL_SECONDS``, unless workers must agree on them.
         log_every: steps between ``train`` records.
         checkpoint_every: steps between calls of ``save``; the last step is always saved.
         evaluate_every: steps between calls of ``evaluate``; 0 for none but after the last.
@@ -99,6 +102,7 @@ def train(
     step, saved = start, start
     trouble: Exception | None = None
     rate = schedule(step - 1, state) if step else 0.0  # of the last step
+    pace = 0.0  # seconds a step of the last call
     clock = _Clock()
 
     def give_up(broken: int, what: str) -> NonFiniteLoss:
@@ -153,10 +157,14 @@ def train(
             warming = None if state["warm"] else observe_training
             if warming:
                 ends.append(WARMUP_WINDOW - step % WARMUP_WINDOW)
+            if alone and pace:
+                ends.append(max(1, int(CALL_SECONDS / pace)))
             count = min(steps_per_call, steps - step, *ends)
             rates = [schedule(step + index, state) for index in range(steps_per_call)]
             stop = bool(request.signal or trouble)
+            began = time.perf_counter()
             call = train_function(iterator, rates, count, step, stop)
+            pace = (time.perf_counter() - began) / max(call.made, 1)
             for index, (loss, wrong, images) in enumerate(call.sums):
                 if not math.isfinite(loss):
                     raise give_up(step + index + 1, "loss")

@@ -215,6 +215,34 @@ def test_the_number_of_steps_in_a_call_changes_nothing(tmp_path):
     _assert_equal(one, many)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "alone", "expected"),
+    [
+        (3600.0, True, [7, 3, 4, 6]),  # to the checkpoint, the line, the checkpoint, the end
+        (0.0, True, [7, *[1] * 13]),  # after the first, whose steps nobody had timed
+        (0.0, False, [7, 3, 4, 6]),  # workers must make the same calls
+    ],
+)
+def test_a_signal_need_not_wait_for_many_long_steps(
+    seconds, alone, expected, tmp_path, monkeypatch
+):
+    counts, make = [], make_train_function
+
+    def noting(*arguments, **settings):
+        function = make(*arguments, **settings)
+
+        def call(iterator, rates, count, step, stop):
+            counts.append(count)
+            return function(iterator, rates, count, step, stop)
+
+        return call
+
+    monkeypatch.setitem(Run.train.__globals__, "make_train_function", noting)
+    monkeypatch.setattr(loop, "CALL_SECONDS", seconds)
+    Run(tmp_path).train(20, steps_per_call=9, alone=alone)
+    assert counts == expected
+
+
 def test_periods_are_kept_whatever_the_steps_in_a_call(tmp_path):
     run = Run(_folder(tmp_path, "a")).train(20, steps_per_call=16, evaluate_every=6)
     assert run.evaluated == [6, 12, 18, 20]
