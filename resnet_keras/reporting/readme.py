@@ -125,7 +125,7 @@ def _row(line: Line, root: Path, again: bool) -> list[Cell]:
         f"{line.row.name}, {line.quantity}",
         line.published or "—",
         f"{measured}, n = {len(line.values)}" if several else measured,
-        "—" if line.difference is None else f"{line.difference:+.2f}",
+        results.difference(line),
         "" if again else line.status,
         "" if again else origin,
     ]

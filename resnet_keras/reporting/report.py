@@ -151,7 +151,7 @@ def _lines(lines: Sequence[Line]) -> Table:
                 line.quantity,
                 results.figure(line.values, line.quantity),
                 line.published or "—",
-                "—" if line.difference is None else f"{line.difference:+.2f}",
+                results.difference(line),
                 str(len(line.values)) if line.values else "",
                 *([""] * 5 if again else _rest(line)),
             ]

@@ -163,6 +163,13 @@ def figure(values: Sequence[float], quantity: str) -> str:
     return f"{statistics.mean(values):.{digits}f} ± {spread:.{digits}f} ({each})"
 
 
+def difference(line: Line) -> str:
+    """Return measured minus published as text."""
+    if line.difference is None:
+        return "—"
+    return f"{line.difference:+.{DIGITS.get(line.quantity, 2)}f}"
+
+
 def runs_of(experiment: str, runs: Sequence[Run]) -> list[tuple[Row, Run]]:
     """Return the runs that belong to an experiment's rows, each with the first such row."""
     found: dict[str, tuple[Row, Run]] = {}

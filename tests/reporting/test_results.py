@@ -245,7 +245,7 @@ def test_the_end_of_the_warmup_stands_beside_the_papers(records, value, told):
     line = _line(run, experiment="warmup", row="ResNet-110", plans={"cifar_r110_warmup": PLAN})
     assert (line.values, line.published, str(line.standing)) == (value, "400", told)
     if value:
-        assert (figure(line.values, line.quantity), line.difference) == ("350", -50)
+        assert (figure(line.values, line.quantity), results.difference(line)) == ("350", "-50")
 
 
 def test_runs_of_another_standing_have_a_line_of_their_own():
