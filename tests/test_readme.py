@@ -117,6 +117,9 @@ def test_the_memory_rows_are_their_log():
     told.append(f"{deep['peak_mib'] / 1024:.1f} GiB, {deep['step_seconds']:.0f} s a step")
     told.append(f"{deep['build_seconds'] + deep['trace_seconds']:.0f} s to build and trace")
     assert not [figure for figure in told if figure not in README]
+    lines = (ROOT / "saved_models/cifar_r1202/log.jsonl").read_text().splitlines()
+    peak = max(json.loads(line).get("peak_memory", 0) for line in lines)
+    assert f"; {peak / 2**30:.1f} GiB in a [whole job](" in _row("`cifar_resnet1202` at batch 128 ")
 
 
 def test_the_serving_rows_are_their_log():
