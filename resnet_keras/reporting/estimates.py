@@ -36,13 +36,14 @@ def hours_here(rows: Sequence[Row], runs: Sequence[Run], plans: Mapping[str, Pla
 
     Args:
         rows: of one experiment.
-        runs: those of a row's network count for it, else those of such networks as the rows'; ""
-            where there are none.
+        runs: on the machine of the newest, those of a row's network count for it, else those of
+            such networks as the rows'; "" where there are none.
         plans: by configuration.
     """
     found = _plans(rows, plans)
     families = {_family(plan.flags["model"]) for plan in found}
     speeds: dict[str, list[tuple[str, float]]] = collections.defaultdict(list)
+    newest: dict[str, str] = {}
     for run in runs:
         plan, speed = plans.get(configuration(run.name)[0]), learning.speed(run)
         if plan is None or speed is None or _family(plan.flags["model"]) not in families:
@@ -52,10 +53,13 @@ def hours_here(rows: Sequence[Row], runs: Sequence[Run], plans: Mapping[str, Pla
         if same and judge(run, plans, {other.name: other for other in runs}).status == MEASURED:
             images = plan.flags["train_steps"] * plan.flags["batch_size"]
             rate = plan.multiply_adds / images * speed.images_per_second
-            speeds[hardware(run)].append((plan.flags["model"], rate))
+            machine = hardware(run)
+            speeds[machine].append((plan.flags["model"], rate))
+            since = [environment.get("since", "") for environment in run.environments]
+            newest[machine] = max([newest.get(machine, ""), *since])
     if not speeds:
         return ""
-    machine = max(speeds, key=lambda name: len(speeds[name]))
+    machine = max(speeds, key=lambda name: newest[name])
 
     def speed_of(model: str) -> float:
         own = [rate for name, rate in speeds[machine] if name == model]

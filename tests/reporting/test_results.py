@@ -124,8 +124,9 @@ def test_what_is_not_run_costs_hours_at_the_speed_of_what_was():
 
     def ran(speed=1_000.0, cpu="a CPU", name="cifar_r20", steps=64_000, **flags):
         records = [train(steps, images_per_second=speed), evaluated(steps, 891)]
+        since = {"another": "2026-01-01", "a CPU": "2026-01-02"}[cpu]
         return dataclasses.replace(
-            _run(name, records=records, **flags), environments=[{"cpu": cpu}]
+            _run(name, records=records, **flags), environments=[{"cpu": cpu, "since": since}]
         )
 
     def told(*runs, plans=plans):
@@ -133,9 +134,10 @@ def test_what_is_not_run_costs_hours_at_the_speed_of_what_was():
 
     known = "not run: 3.0e+15 multiply-adds, 6.8 h on a CPU, 1 device, 4.5 h on a GPU"
     assert told(ran()) == known
-    # The median of the machine that most were made on.
+    # The median of the machine that was used last.
     slow, fast = ran(1.0, name="cifar_r20_seed1", seed=1), ran(1e9, name="cifar_r20_seed2", seed=2)
-    assert told(ran(), slow, fast, ran(5.0, "another", "cifar_r20_seed3", seed=3)) == known
+    before = [ran(5.0, "another", f"cifar_r20_seed{seed}", seed=seed) for seed in range(3, 8)]
+    assert told(*before, ran(), slow, fast) == known
     unknown = "not run: 3.0e+15 multiply-adds, 4.5 h on a GPU"
     assert told(ran(steps=100)) == unknown
     for flags in ({"recompute": True}, {"small_image_steps": 9}, {"model": "cifar_resnet110"},
