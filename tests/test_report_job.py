@@ -381,8 +381,8 @@ def test_smoke_runs_are_one_line_an_experiment_without_their_numbers(checkout, p
     assert "50.00" not in text
     assert "saved_models/r18" not in text
     # One fingerprint is of all of them.
-    write_run(checkout / "saved_models/cifar_plain32", [train(500, 0.1), records[1]],
-              train_steps=500, model="cifar_plain32")  # fmt: skip
+    write_run(checkout / "saved_models/cifar_r44", [train(500, 0.1), records[1]],
+              train_steps=500, model="cifar_resnet44")  # fmt: skip
     (changed,) = [
         x for x in report_job.results_part(checkout, plans)[0].splitlines()
         if x.startswith("| fig1_fig6 | 3 rows |")
