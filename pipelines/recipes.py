@@ -68,7 +68,7 @@ _IMAGENET = Recipe(
     flip=True,  # "or its horizontal flip"
     colour_std=0.1,  # "the standard color augmentation in [21]", AlexNet
     subtract="pixel_mean",  # "with the per-pixel mean subtracted"
-    test_shorter_side=256,
+    test_shorter_side=256,  # the authors' release; the paper has AlexNet's ten crops (of 256)
     # "images are resized such that the shorter side is in {224, 256, 384, 480, 640}"
     test_scales=(224, 256, 384, 480, 640),
 )

@@ -107,8 +107,9 @@ class Config:
     train_steps: int = _flag(600_000, "iterations", low=1)
     learning_rate: float = _flag(0.1, "learning rate at the start", low=0)
     lr_schedule: str = _flag(
-        "piecewise", "piecewise divides the rate by 10 at --lr_drops, plateau when the validation "
-        "error stops improving, cosine lowers it to 0 at the last step", choices=LR_SCHEDULES,
+        "", "plateau divides the rate by 10 when the validation error stops improving (Sec. 3.4), "
+        "piecewise at --lr_drops, and never without them, cosine lowers it to 0 at the last step; "
+        "'' is plateau, or piecewise with --lr_drops", choices=("", *LR_SCHEDULES),
     )  # fmt: skip
     lr_drops: tuple[int, ...] = _flag((), "iterations at which the learning rate is divided by 10")
     plateau_patience: int = _flag(5, "evaluations without improvement that make a plateau", low=1)
@@ -137,7 +138,7 @@ class Config:
     )  # fmt: skip
     recompute: bool = _flag(
         False, "keep few activations and compute the others again in the backward pass: less "
-        "memory, about a third more time; residual and plain networks",
+        "memory, a fifth to a third more time; residual and plain networks",
     )  # fmt: skip
     seed: int = _flag(0, "seed of weights, order, augmentation and dropout", low=0)
     # Run
@@ -152,7 +153,8 @@ class Config:
     )  # fmt: skip
     restart: bool = _flag(False, "start the run anew, deleting its files")
     resume: str = _flag(
-        "exact", "approximate is for --data_service, which keeps neither order nor position",
+        "exact", "approximate is for another number of devices than before, and for --data_service, "
+        "which keeps neither order nor position",
         choices=("exact", "approximate"),
     )  # fmt: skip
     steps_per_call: int = _flag(10, "steps in one call of the compiled loop", low=1)
@@ -252,12 +254,14 @@ class Config:
             "export_dir": self.export_dir or f"saved_models/{Path(run_dir).name}",
             **{name: getattr(self, name) for name in _EXPANDED},
         }
+        schedule = "piecewise" if self.lr_drops else "plateau"
         return dataclasses.replace(
             self,
             **{name: os.path.expanduser(place) for name, place in places.items()},
             ensemble=tuple(map(os.path.expanduser, self.ensemble)),
             runs=tuple(map(os.path.expanduser, self.runs)),
             evaluation_batch_size=self.evaluation_batch_size or self.batch_size,
+            lr_schedule=self.lr_schedule or schedule,
         )
 
     def architecture_arguments(self) -> dict[str, Any]:

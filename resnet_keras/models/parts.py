@@ -11,8 +11,8 @@ import keras
 from resnet_keras.models.initialization import initializers
 from resnet_keras.models.layers import FusedBatchNormalization
 
-MOMENTUM = 0.9  # share of the old moving average (Caffe, PyTorch); Keras has 0.99
-EPSILON = 1e-5  # Caffe, PyTorch; Keras has 1e-3
+MOMENTUM = 0.9  # share of the old moving average, as PyTorch's; the paper states none
+EPSILON = 1e-5  # Caffe's and PyTorch's; Keras has 1e-3, the paper states none
 
 
 def convolution(

@@ -17,8 +17,8 @@ class MomentumSGD:
     Args:
         momentum: in [0, 1).
         weight_decay: the coefficient; the paper's 1e-4 is ``regularizers.L2(5e-5)``.
-        decayed: ``"kernels"`` (convolution and dense weights, as the authors did) or ``"all"``
-            trainable variables (as PyTorch's SGD does).
+        decayed: ``"kernels"`` (convolution and dense weights) or ``"all"`` trainable variables
+            (as PyTorch's SGD does).
     """
 
     def __init__(self, momentum: float, weight_decay: float, decayed: str = "kernels") -> None:

@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from resnet_keras.training.optimizers import LossScale, MomentumSGD, all_finite
+from resnet_keras.training.strategy import moving_statistics
 
 
 class Steps(NamedTuple):
@@ -54,7 +55,8 @@ def make_train_function(
         seed: of dropout.
         steps_per_call: at most so many steps in one call.
         accumulation_steps: parts of a replica's batch whose gradients are added up, one part in
-            memory at a time; each has batch-norm statistics of its own, as a device has.
+            memory at a time; each has batch-norm statistics of its own, as a device has, and the
+            moving averages follow the mean of the parts.
         loss_scale: for float16, made inside the strategy's scope.
         forward: images -> logits in training mode, instead of the model's own.
         window: pixels a side that the first ``window_steps`` steps see of the images, at a place
@@ -63,6 +65,7 @@ def make_train_function(
     """
     dropouts = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
     variables = [variable.value for variable in model.trainable_variables]
+    statistics = moving_statistics(model)
     replicas = strategy.num_replicas_in_sync
     # Only the model's __call__ insists on its image size, none of its layers does.
     apply = model.call if window_steps else model
@@ -109,14 +112,23 @@ def make_train_function(
         }
         totals = [tf.zeros(variable.shape) for variable in variables]
         total = tf.zeros(3)
+        # Every part updates what the step found, as devices do, whose averages are averaged, too.
+        before = [tf.identity(value) for value in statistics]
+        means = [tf.zeros(value.shape) for value in statistics]
         for part in tf.range(accumulation_steps):
             tf.autograph.experimental.set_loop_options(parallel_iterations=1)
+            _assign(statistics, before)
             found, seen = gradients_and_sums(
                 {name: value[part] for name, value in parts.items()},
                 mask * accumulation_steps + tf.cast(part, mask.dtype),
             )
             totals = [old + new for old, new in zip(totals, found, strict=True)]
+            means = [
+                mean + value / accumulation_steps
+                for mean, value in zip(means, statistics, strict=True)
+            ]
             total += seen
+        _assign(statistics, means)
         return totals, total
 
     def step(
@@ -197,3 +209,9 @@ def make_train_function(
         return Steps(steps, [row[:3] for row in rows], float(waited.numpy()), stopping, failure)
 
     return train_function
+
+
+def _assign(variables: Sequence[tf.Variable], values: Sequence[tf.Tensor]) -> None:
+    """Set one replica's copies, each by itself."""
+    for variable, value in zip(variables, values, strict=True):
+        tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)

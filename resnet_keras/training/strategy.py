@@ -192,17 +192,22 @@ def peak_memory() -> int:
     return peaks[0] if peaks else unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def moving_statistics(model: keras.Model) -> list[tf.Variable]:
+    """Return the moving averages of a network's batch-norm layers."""
+    return [
+        variable.value
+        for variable in model.non_trainable_variables
+        if variable.name in ("moving_mean", "moving_variance")
+    ]
+
+
 def average_statistics(strategy: tf.distribute.Strategy, model: keras.Model) -> Callable[[], Any]:
     """Return a function that sets every replica's moving statistics to their mean over replicas.
 
     Replicas keep statistics of their own; without this, a checkpoint or an answer would depend
     on which replica it came from. All workers must call it together.
     """
-    statistics = [
-        variable.value
-        for variable in model.non_trainable_variables
-        if variable.name in ("moving_mean", "moving_variance")
-    ]
+    statistics = moving_statistics(model)
     if strategy.num_replicas_in_sync == 1 or not statistics:
         return lambda: None
 
