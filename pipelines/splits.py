@@ -139,7 +139,7 @@ def keep_classes(split: Split, relabel: np.ndarray) -> Split:
     data = files.map(count, num_parallel_calls=os.cpu_count())
     try:
         counts = np.asarray(list(data.as_numpy_iterator()), np.int64)
-    except tf.errors.DataLossError as error:
+    except tf.errors.OpError as error:  # or a label that no class has
         raise DataError(
             f"A TFRecord file of the data is damaged: {first_line(error)}; prepare it again."
         ) from error

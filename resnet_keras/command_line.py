@@ -19,6 +19,8 @@ from resnet_keras.errors import InputError
 from resnet_keras.serving import places
 from resnet_keras.training.runs import CONFIG, is_run
 from resnet_keras.validation import (
+    RESULT_FLAGS,
+    STARTS,
     check_data,
     check_reproduction,
     check_saved_model_alone,
@@ -35,8 +37,16 @@ _ASKED = (
 ).split()
 # What a run or an export is: nothing else can be asked of it.
 _NETWORK = ("model", "shortcut", "stride_on", "stem_pool", "classes")
+_PIXELS = ("image_size", "recipe", "antialias")
 # Of an export, with what it does to images and the images it was tested on.
-_EXPORT = (*_NETWORK, "image_size", "recipe", "dataset", "validation_images", "seed")
+_EXPORT = (*_NETWORK, *_PIXELS, "dataset", "validation_images", "seed")
+# What its training was asked about tests is not asked of it for ever, and the weights that it
+# began with are not its own.
+_NOT_OF_A_RUN = {
+    name: list(default) if isinstance(default, tuple) else default
+    for name in (*RESULT_FLAGS, *STARTS)
+    for default in [getattr(Config(), name)]
+}
 
 
 def parse(arguments: Sequence[str]) -> Config:
@@ -85,7 +95,14 @@ def runs_compared(config: Config) -> list[Config]:
         InputError: as ``of_run``.
     """
     runs = [of_run(config, place)[0] for place in config.runs or (config.run_dir,)]
-    return [dataclasses.replace(run, data_dir=config.data_dir or run.data_dir) for run in runs]
+    return [
+        dataclasses.replace(
+            run,
+            data_dir=config.data_dir or run.data_dir,
+            validation_images=min(config.validation_images, run.validation_images),  # 0: the test
+        )
+        for run in runs
+    ]
 
 
 def _of_saved_model(arguments: Sequence[str], saved_model: str) -> Config:
@@ -101,7 +118,7 @@ def _of_saved_model(arguments: Sequence[str], saved_model: str) -> Config:
     kinds = {name: list if kind is tuple else kind for name, kind in kinds.items()}
     saved = {name: told[name] for name, kind in kinds.items() if type(told.get(name)) is kind}
     config = _read(arguments, saved)
-    fixed = {name: saved[name] for name in (*_NETWORK, "image_size", "recipe") if name in saved}
+    fixed = {name: saved[name] for name in (*_NETWORK, *_PIXELS) if name in saved}
     _refuse_others(f"{folder} holds an export", fixed, config)
     # Its version's own folder: the one above may hold a run's texts, too.
     return _checked(dataclasses.replace(config, ensemble=(str(folder),)))
@@ -155,8 +172,7 @@ def _saved(run_dir: str) -> dict[str, Any]:
     file = Path(run_dir, CONFIG)
     try:
         saved = json.loads(file.read_text())
-        # The weights that it began with are not its own.
-        flags_of_run = dict(saved["flags"]) | {"init_weights": "", "init_from": ""}
+        flags_of_run = dict(saved["flags"]) | _NOT_OF_A_RUN
         data = dict(saved.get("data", {}))
     except OSError:
         raise InputError(

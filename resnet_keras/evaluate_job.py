@@ -12,7 +12,7 @@ import tensorflow as tf
 import pipelines
 from pipelines.preprocessing import View, single_view
 from resnet_keras import jobs
-from resnet_keras.command_line import of_run, runs_compared
+from resnet_keras.command_line import of_run, read_run, runs_compared
 from resnet_keras.config import Config
 from resnet_keras.errors import InputError
 from resnet_keras.evaluation import answers, results, scores
@@ -182,9 +182,12 @@ def _run(
     if config.ensemble:
         member, names = of_run(config, place)
         same = all(
-            getattr(member, flag) == getattr(config, flag)
-            for flag in ("dataset", "classes", "validation_images")
+            getattr(member, flag) == getattr(config, flag) for flag in ("dataset", "classes")
         )
+        # The test set (0) can be asked of all that held the same images out.
+        first = read_run(next(filter(is_run, config.ensemble))).validation_images
+        same &= member.validation_images == first
+        same &= config.validation_images in (0, member.validation_images)
         if not same or tuple(names) != source.class_names:
             raise InputError(
                 f"{place} is a run on other images or classes than {config.dataset} with "
@@ -222,7 +225,8 @@ def _export(config: Config, place: str, source: pipelines.Source) -> Member:
             "own --dataset and --classes, or leave it out."
         )
     own = export.recipe or config.recipe
-    member = dataclasses.replace(config, image_size=export.size, recipe=own)
+    antialias = config.antialias if export.antialias is None else str(export.antialias).lower()
+    member = dataclasses.replace(config, image_size=export.size, recipe=own, antialias=antialias)
     recipe = member.make_recipe()
     if recipe.crop == "padded" and "ten_crop" in config.views:
         raise InputError(

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
 import math
@@ -27,8 +28,9 @@ from resnet_keras.models.architectures import Spec, architecture
 from resnet_keras.reporting.tables import table
 from resnet_keras.serving import export as serving
 from resnet_keras.serving import manifest
+from resnet_keras.serving.places import check_writable
 from resnet_keras.training.checkpoints import Checkpoints
-from resnet_keras.training.runs import BEST, LOG, TRUE_AVERAGE, environment, read_config
+from resnet_keras.training.runs import BEST, LOG, TRUE_AVERAGE, environment, is_run, read_config
 from resnet_keras.training.strategy import Cluster, choose_precision, distribute
 
 DONE = 0
@@ -56,7 +58,7 @@ def prepare(config: Config) -> int:
         name=config.output_name,
         recipe=recipe,
         progress=sys.stderr.isatty(),
-        log=lambda name: print(f"Left out, not readable: {name}", file=sys.stderr),
+        log=tell_unreadable,
     )
     print(f"Prepared  {folder}, without {len(bad):,} unreadable images")
     print(
@@ -125,8 +127,10 @@ def open_data(config: Config) -> tuple[pipelines.Source, pipelines.Recipe]:
     --validation_images, such a run is tested on the test set.
     """
     held_out = config.validation_images
-    if config.mode in ("evaluate", "export") and not (config.init_weights or config.ensemble):
-        held_out = held_out or read_run(config.run_dir).validation_images
+    # Exports subtract their mean by themselves.
+    runs = list(filter(is_run, config.ensemble)) if config.ensemble else [config.run_dir]
+    if config.mode in ("evaluate", "responses", "export") and runs and not config.init_weights:
+        held_out = held_out or read_run(runs[0]).validation_images
     source = pipelines.open_source(
         config.dataset,
         data_dir=config.data_dir or None,
@@ -183,8 +187,14 @@ def restore(
 
 
 def _check_as_trained(config: Config, source: pipelines.Source) -> None:
-    """Refuse data in which a run's network would see other pixels, or other classes."""
+    """Refuse data in which a run's network would see other pixels, other classes, or old images."""
     run = Path(config.run_dir)
+    asked, held_out = config.validation_images, read_run(config.run_dir).validation_images
+    if asked not in (0, held_out):
+        raise InputError(
+            f"--validation_images={asked} would be images that {run} was trained on, which held "
+            f"out {held_out:,}: leave it out, or give 0 for the test set."
+        )
     saved = read_config(run)["data"]
     classes = itertools.zip_longest(
         saved.get("class_names", source.class_names), source.class_names
@@ -223,16 +233,20 @@ def _average_statistics(
     step: int,
 ) -> None:
     """Give the network its true batch-norm averages: those that the run keeps, or new ones."""
-    best = BEST if config.checkpoint == "best" else ""
-    kept = Checkpoints(Path(config.run_dir, TRUE_AVERAGE, best), model, {}, {}, keep=1)
-    if kept.latest_step == step:
-        kept.restore()
-        return
     strategy = tf.distribute.get_strategy()
     replicas, images = strategy.num_replicas_in_sync, source.sizes["train"]
     # As large as those that each device normalised by in training, however many are here.
     parts = read_config(Path(config.run_dir))["data"].get("replicas", 1) * config.accumulation_steps
     size = min(config.batch_size, images) // parts or 1
+    seen = (recipe, pipelines.fingerprint(recipe, source.statistics), images, size, config.seed)
+    about = hashlib.sha256(repr((*seen, choose_precision(config.precision))).encode()).hexdigest()
+    best = BEST if config.checkpoint == "best" else ""
+    folder = Path(config.run_dir, TRUE_AVERAGE, about[:12], best)
+    kept = Checkpoints(folder, model, {}, {}, keep=1)
+    if kept.latest_step == step:
+        kept.restore()
+        return
+    check_writable(folder, "run_dir")
     batches = pipelines.train_stream(
         source,
         recipe,

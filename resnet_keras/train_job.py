@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,9 @@ def train(config: Config) -> int:
         with held(Path(config.run_dir)) if cluster.is_chief else contextlib.nullcontext():
             return _train(config, cluster, strategy)
     except Stopped as stopped:
-        print(f"{stopped} The same command resumes.", file=sys.stderr)
+        inexact = config.data_service and config.resume == "exact"
+        more = " with --resume=approximate" if inexact else ""
+        print(f"{stopped} The same command{more} resumes.", file=sys.stderr)
         return STOPPED
     except loop.NonFiniteLoss as error:
         print(f"resnet_keras: {error}", file=sys.stderr)
@@ -138,6 +141,11 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
         begun: dict[str, Any] = {}
         if new and config.init_from:
             begun = start_from(config, source, recipe, model, replicas)
+    if new and not alone and (config.init_weights or config.init_from):
+        # Each read them by itself, and nothing would make them equal later.
+        first = [strategy.experimental_local_results(v.value)[0] for v in model.variables]
+        sums = [zlib.crc32(weights.numpy().tobytes()) for weights in first]
+        check_agreement(strategy, {"the weights that they start from": sums})
     others = {"optimizer": optimizer.state}
     if loss_scale:
         others["loss_scale"] = loss_scale.state
@@ -160,7 +168,8 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
             f"The workers see different checkpoints in --run_dir={run}: it must lie on a file "
             "system that all of them share."
         )
-    if start and config.data_service and config.resume == "exact":
+    resumes = 0 < start < config.train_steps
+    if resumes and config.data_service and config.resume == "exact":
         raise InputError(
             f"{run} stands at step {start:,}, and --data_service keeps neither order nor position: "
             "resume with --resume=approximate."
@@ -291,7 +300,6 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
             finite=tf.function(
                 lambda: all_finite([v.value for v in model.trainable_variables])
             ),
-            restore=checkpoints.restore,
             evaluate=evaluate,
             observe_training=observe_training if config.warmup_until_error else None,
             observe_evaluation=observe_evaluation,

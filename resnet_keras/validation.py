@@ -17,6 +17,11 @@ from resnet_keras.training.runs import CHECKPOINT, is_run
 
 _OF_NETWORKS = ("train", "evaluate", "responses", "export")  # modes that read runs or make them
 _OF_DATA = (*_OF_NETWORKS, "prepare")  # modes that read images
+# What a test of a run is asked, and where its result goes.
+RESULT_FLAGS = (
+    *("views", "scales", "checkpoint", "batchnorm_statistics", "output_dir", "ensemble", "runs"),
+)
+STARTS = ("init_from", "init_weights")  # weights that training starts from
 
 
 def validate_value(field: dataclasses.Field, value: Any) -> None:
@@ -68,6 +73,8 @@ def validate(config: Config) -> None:
     # Without either, prepare computes the statistics of a data set that is prepared already.
     if missing and (config.mode == "predict" or len(missing) == 1):
         raise InputError(f"--mode={config.mode} needs --{missing[0]}: {_help(missing[0])}.")
+    if config.mode == "prepare":
+        _validate_preparation(config)
     if config.format == "readme" and (config.mode != "report" or config.runs or config.output_dir):
         raise InputError(
             "--format=readme is for --mode=report alone, without --runs and --output_dir: it puts "
@@ -123,6 +130,19 @@ def check_data(config: Config) -> None:
         raise InputError(
             f"--data_dir={config.data_dir} cannot be read: {error.strerror} ({error.filename})."
         ) from None
+
+
+def _validate_preparation(config: Config) -> None:
+    if config.validation_images:
+        raise InputError(
+            f"--validation_images={config.validation_images} has no place in --mode=prepare: hold "
+            "them out in training."
+        )
+    if config.classes and not config.output_dir:
+        raise InputError(
+            f"--classes={_listed(config.classes)} has no place in --mode=prepare without "
+            "--output_dir: the statistics beside a data set are those of all its classes."
+        )
 
 
 def _validate_small_images(config: Config, recipe: pipelines.Recipe) -> None:
@@ -220,7 +240,7 @@ def check_saved_model_alone(config: Config) -> None:
 # All that --mode=reproduce takes: the rest is its configurations' or --train_flags'.
 _OF_REPRODUCTION = ("mode", "experiment", "train_flags", "dry_run", "run_dir", "data_dir")
 # What its runs' names and order stand for.
-_FIXED = ("mode", "run_dir", "export_dir", "restart", "seed", "init_from", "init_weights")
+_FIXED = ("mode", "run_dir", "export_dir", "restart", "seed", *STARTS, *RESULT_FLAGS)
 
 
 def check_reproduction(config: Config) -> None:
@@ -286,18 +306,20 @@ def check_places(config: Config) -> None:
 
 
 def _check_start(config: Config) -> None:
-    """Refuse an --init_from that is no other run, or one without a checkpoint; "" is none."""
-    if not config.init_from:
-        return
-    if not is_run(config.init_from) or not Path(config.init_from, CHECKPOINT).is_file():
+    """Refuse a start that --restart would delete, or an --init_from without a checkpoint."""
+    run = Path(config.run_dir).resolve()
+    for flag in STARTS:
+        start = Path(getattr(config, flag)).resolve()
+        if getattr(config, flag) and config.mode == "train" and run in (start, *start.parents):
+            raise InputError(
+                f"--{flag}={getattr(config, flag)} is in the run itself, which --restart would "
+                "delete: give another --run_dir."
+            )
+    checkpoint = Path(config.init_from, CHECKPOINT)
+    if config.init_from and not (is_run(config.init_from) and checkpoint.is_file()):
         raise InputError(
             f"--init_from={config.init_from} is no run with a checkpoint: name the directory of "
             "one, or train it first."
-        )
-    if Path(config.init_from).resolve() == Path(config.run_dir).resolve():
-        raise InputError(
-            f"--init_from={config.init_from} is the run itself, which --restart would delete: give "
-            "another --run_dir."
         )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 TINY = ["--dataset=digits", "--model=cifar_resnet8", "--batch_size=32", "--run_dir=run",
-        "--export_dir=out"]  # fmt: skip
+        "--export_dir=out", "--lr_schedule=piecewise"]  # fmt: skip
 # What depends on the clock, in log and TensorBoard.
 TIMES = ("images_per_second", "input_wait", "saving", "seconds", "peak_memory", "elapsed")
 # The command with stand-ins for several GPUs.

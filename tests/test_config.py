@@ -82,6 +82,8 @@ REFUSED = [
     (["--flagfile"], "needs a file"),
     (["--mode=predict"], "--saved_model"),
     (["--mode=prepare", "--output_dir=x"], "--output_name"),
+    (["--mode=prepare", "--validation_images=9"], "hold them out in training"),
+    (["--mode=prepare", "--classes=1,2"], "those of all its classes"),
     (["--mode=evaluate", "--run_dir=/nowhere"], "holds no run"),
     (["--seed=4294967296"], "or less"),
     (["--dataset=/data/imagenet"], "'folder'"),
@@ -123,6 +125,24 @@ def test_evaluate_takes_the_settings_of_the_run(tmp_path):
     parsed = command_line.parse(["--mode=evaluate", f"--run_dir={tmp_path}", "--seed=4"])
     assert (parsed.model, parsed.dataset, parsed.lr_drops) == ("cifar_resnet32", "digits", (7, 9))
     assert (parsed.seed, parsed.mode, parsed.run_dir) == (4, "evaluate", str(tmp_path))
+
+
+def test_what_a_training_was_asked_about_tests_is_not_kept(tmp_path):
+    asked = ["--scales=24,32", "--views=dense", "--checkpoint=best", "--output_dir=elsewhere"]
+    saved = command_line.parse(["--model=cifar_resnet32", "--dataset=digits", *asked])
+    (tmp_path / "config.json").write_text(json.dumps({"flags": dataclasses.asdict(saved)}))
+    parsed = command_line.parse(["--mode=evaluate", f"--run_dir={tmp_path}"])
+    assert (parsed.views, parsed.scales) == (("center",), ())
+    assert (parsed.checkpoint, parsed.output_dir) == ("latest", "")
+
+
+def test_the_papers_schedule_is_the_default():
+    """Sec. 3.4: "divided by 10 when the error plateaus"; CIFAR's drops (Sec. 4.2) are named."""
+    digits = ["--model=cifar_resnet8", "--dataset=digits"]
+    assert command_line.parse(digits).lr_schedule == "plateau"
+    assert command_line.parse([*digits, "--lr_drops=5,9"]).lr_schedule == "piecewise"
+    for name in config.LR_SCHEDULES:
+        assert command_line.parse([*digits, f"--lr_schedule={name}"]).lr_schedule == name
 
 
 def test_flags_may_not_contradict_the_run_that_is_evaluated(tmp_path):

@@ -111,6 +111,35 @@ def test_a_run_on_a_part_of_the_training_images_is_tested_with_their_mean(tmp_pa
             found[name] = answers["probabilities"]
     assert found["run_dir=run"].shape == (360, 10)
     np.testing.assert_allclose(found["run_dir=run"], found["saved_model=out"], atol=1e-4)
+    # So is it in an ensemble, and so are its responses.
+    test_set = ["--validation_images=0", "--output_dir=together"]
+    assert main(["--mode=evaluate", "--ensemble=run,run", *test_set]) == 0
+    with np.load(tmp_path / "together/predictions.npz") as answers:
+        np.testing.assert_allclose(answers["probabilities"], found["run_dir=run"], atol=1e-6)
+    stds = []
+    for flags in ([], ["--validation_images=0"]):
+        assert main(["--mode=responses", "--runs=run", "--output_dir=layers", *flags]) == 0
+        stds.append((tmp_path / "layers/responses.csv").read_text())
+    assert stds[0] != stds[1], "of held-out images, of the test set"
+
+
+def test_an_export_is_tested_with_its_own_filter(place):
+    """Exported without a low-pass filter, as its server answers then."""
+    commands = {
+        "run": ["--mode=evaluate", "--run_dir=run", "--antialias=false"],
+        "filtered": ["--mode=evaluate", "--run_dir=run"],
+        "export": ["--mode=evaluate", "--saved_model=out", "--data_dir=data"],
+        "member": ["--mode=evaluate", "--ensemble=out", *FOLDER[:4]],
+    }
+    assert main([*READ["export"], "--antialias=false"]) == 0
+    found = {}
+    for name, command in commands.items():
+        assert main([*command, f"--output_dir={name}"]) == 0
+        with np.load(place / name / "predictions.npz") as answers:
+            found[name] = np.log(answers["probabilities"].min(axis=1))  # the net is sure of itself
+    np.testing.assert_allclose(found["export"], found["run"], atol=2e-3)
+    np.testing.assert_allclose(found["member"], found["run"], atol=2e-3)
+    assert np.abs(found["filtered"] - found["run"]).max() > 2e-2
 
 
 @pytest.mark.slow

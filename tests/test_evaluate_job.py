@@ -134,11 +134,16 @@ def test_an_ensemble_averages_the_probabilities_of_runs_and_exports(place, told)
 def test_true_averages_are_kept_in_the_run_and_exported(place, told):
     options = ["--run_dir=b", "--batchnorm_statistics=true_average"]
     told(*options, "--views=dense")
-    (kept,) = (place / "b/true_average").glob("ckpt-12.data*")
+    (kept,) = (place / "b/true_average").glob("*/ckpt-12.data*")
     before = kept.stat().st_mtime_ns
     told(*options)
     assert kept.stat().st_mtime_ns == before, "found again, not computed again"
     averaged = _predictions(place / "b/evaluation/test_center_true_average")["probabilities"]
+    # Averages over other images are others, and are not taken for these later.
+    told(*options, "--image_size=40", "--output_dir=larger")
+    told(*options, "--output_dir=again")
+    np.testing.assert_array_equal(_predictions(place / "again")["probabilities"], averaged)
+    assert len(list((place / "b/true_average").glob("*/ckpt-12.data*"))) == 2
     told("--run_dir=b")
     moving = _predictions(place / "b/evaluation/test_center")["probabilities"]
     assert np.abs(averaged - moving).max() > 0.05
@@ -256,6 +261,8 @@ def test_responses_of_runs_on_different_data_are_each_on_its_own(place, told):
         (["--run_dir=a", "--scales=1,x", "--views=multi_scale"], "whole pixels"),
         (["--run_dir=a", "--scales=0", "--views=multi_scale"], "at least 1 pixels"),
         (["--run_dir=a", "--views=all"], "ten_crop"),
+        (["--run_dir=a", "--validation_images=9"], "a was trained on, which held out 0: leave it"),
+        (["--ensemble=a,b", "--validation_images=9"], "a is a run on other images"),
         (["--ensemble=a,nowhere"], "nowhere"),
         (["--ensemble=a,renamed"], "renamed is a run on other images or classes"),
         (["--ensemble=xa", "--dataset=digits", "--classes=1,2"], "xa knows other classes"),
@@ -272,6 +279,7 @@ def test_responses_of_runs_on_different_data_are_each_on_its_own(place, told):
         (["--saved_model=xa", "--classes=1,2"], "holds an export with --classes= (now 1,2): leave"),
         (["--saved_model=xa", "--model=cifar_plain8"], "--model=cifar_resnet8 (now cifar_plain8)"),
         (["--saved_model=xa", "--image_size=48"], "--image_size=0 (now 48): leave that flag out"),
+        (["--saved_model=xa", "--antialias=false"], "--antialias=auto (now false): leave that"),
         (["--saved_model=strange", "--dataset=digits", "--classes=1,2"], "knows other classes"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

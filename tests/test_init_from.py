@@ -11,7 +11,7 @@ from resnet_keras import command_line, config, validation
 from resnet_keras.errors import InputError
 from resnet_keras.main import main
 
-DIGITS = ["--dataset=digits", "--batch_size=32"]
+DIGITS = ["--dataset=digits", "--batch_size=32", "--lr_schedule=piecewise"]
 SHALLOW = {
     kind: [*DIGITS, f"--model=cifar_{kind}8", "--run_dir=shallow", "--export=false",
            "--train_steps=1000", "--checkpoint_every=60", "--learning_rate=0.05"]
@@ -149,8 +149,13 @@ def test_a_start_is_a_run_with_a_checkpoint_and_the_only_one(tmp_path, monkeypat
                 validation.check_places(parsed)
     validation.check_places(parsed)
     itself = command_line.parse([*_deep("resnet"), "--run_dir=shallow", "--restart"])
-    with pytest.raises(InputError, match="is the run itself"):
+    with pytest.raises(InputError, match="in the run itself"):
         validation.check_places(itself)
+    (run / "best").mkdir()
+    for own in ("shallow", "shallow/best"):
+        weights = [*DIGITS, "--model=cifar_resnet8", f"--init_weights={own}", "--restart"]
+        with pytest.raises(InputError, match=f"--init_weights={own} is in the run itself"):
+            validation.check_places(command_line.parse([*weights, "--run_dir=shallow"]))
 
 
 def test_a_sample_is_spread_over_the_split():

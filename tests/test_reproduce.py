@@ -471,6 +471,7 @@ def test_a_signal_reaches_the_training_once_and_it_resumes(tmp_path, name):
             )
             for flag in (
                 *("--restart", "--norestart", "--run_dir=a", "--export_dir=a", "--seed=3"),
+                *("--views=dense", "--checkpoint=best", "--output_dir=a"),
                 *("-seed 3", "--mode=train", "--init_from=a", "--init_weights=a"),
             )
         ),

@@ -138,6 +138,34 @@ console()
 """
 
 
+# The command on a machine where the file of weights is another one.
+ON_OTHER_FILE = """
+import sys
+from resnet_keras.main import console
+from resnet_keras.startup import quiet
+with quiet():
+    from resnet_keras import jobs
+load, worker = jobs.import_weights, sys.argv.pop()
+def load_others(config, source, model):
+    told = load(config, source, model)
+    model.variables[0].assign(model.variables[0] * 1.01)
+    return told
+if worker == "1":
+    jobs.import_weights = load_others
+console()
+"""
+
+
+@pytest.mark.slow
+def test_workers_that_start_from_different_weights_are_refused(tmp_path):
+    done([*TINY, "--train_steps=2", "--run_dir=start", "--export=false"], tmp_path)
+    flags = [*STEPS, "--train_steps=8", "--init_weights=start", "{worker}"]
+    for code, complaints in _ends(flags, tmp_path, program=["-c", ON_OTHER_FILE]):
+        assert code == 2
+        assert "the weights that they start from" in complaints[0]
+    assert not (tmp_path / "run/config.json").exists()
+
+
 @pytest.mark.slow
 def test_workers_that_would_choose_different_precisions_are_refused(tmp_path):
     flags = [*STEPS, "--train_steps=8", "--precision=auto", "{worker}"]

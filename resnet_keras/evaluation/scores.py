@@ -129,12 +129,11 @@ def mean(scores: Iterable[Scores]) -> Scores:
     total = next(passes)
     count = 1
     for found in passes:
-        if not np.array_equal(found.labels[found.readable], total.labels[found.readable]):
+        both = total.readable & found.readable  # what is unreadable has no label
+        if not np.array_equal(found.labels[both], total.labels[both]):
             raise ValueError("The scores to be averaged are of different images.")
         total = Scores(
-            np.logaddexp(total.log_probabilities, found.log_probabilities),
-            total.labels,
-            total.readable & found.readable,
+            np.logaddexp(total.log_probabilities, found.log_probabilities), total.labels, both
         )
         count += 1
     averages = total.log_probabilities - np.log(np.float32(count))

@@ -17,8 +17,9 @@ class Export(NamedTuple):
 
     predict: RGB images in 0..255, float32 [N, size, size, 3] -> log-probabilities, float32
     [N, classes]. size: pixels a side. class_names: in label order; None where the export does not
-    say. recipe: its name; "" where the export does not say. step: steps that its network has made;
-    None where the export does not say.
+    say. recipe: its name; "" where the export does not say. antialias: whether it filters before
+    shrinking; None where the export does not say. step: steps that its network has made; None where
+    the export does not say.
     """
 
     predict: Callable[[tf.Tensor], tf.Tensor]
@@ -26,6 +27,7 @@ class Export(NamedTuple):
     classes: int
     class_names: tuple[str, ...] | None
     recipe: str
+    antialias: bool | None
     step: int | None
 
 
@@ -67,11 +69,12 @@ def load_export(folder: Path) -> Export:
     return Export(predict, shape[1], gives.shape[1], *_manifest(folder))
 
 
-def _manifest(folder: Path) -> tuple[tuple[str, ...] | None, str, int | None]:
-    """Return class names, recipe and step; other people's exports have no manifest."""
+def _manifest(folder: Path) -> tuple[tuple[str, ...] | None, str, bool | None, int | None]:
+    """Return class names, recipe, filter and step; other people's exports have no manifest."""
     try:
         told = json.loads((folder / "manifest.json").read_text())
         labels = tuple(map(str, told["labels"]))
-        return labels, str(told["preprocessing"]["recipe"]), int(told["step"])
+        seen = told["preprocessing"]
+        return labels, str(seen["recipe"]), bool(seen["antialias"]), int(told["step"])
     except (OSError, ValueError, KeyError, TypeError):
-        return None, "", None
+        return None, "", None, None

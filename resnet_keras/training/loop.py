@@ -46,7 +46,6 @@ def train(
     evaluate_every: int,
     save: Callable[[int, State], None],
     finite: Callable[[], bool],
-    restore: Callable[[], object],
     evaluate: Callable[[int, StopRequest], dict[str, float]],
     observe_training: Callable[[State, int, float, float], State] | None,
     observe_evaluation: Callable[[State, int, dict[str, float]], State],
@@ -77,7 +76,6 @@ def train(
         evaluate_every: steps between calls of ``evaluate``; 0 for none but after the last.
         save: takes step and state.
         finite: tells whether all weights are finite; asked before every ``save``.
-        restore: reads the last checkpoint.
         evaluate: takes the step, and the request to stop, by which it may end early; returns
             metrics.
         observe_training: takes state, steps made, wrong answers and images of a step, as long as
@@ -98,7 +96,7 @@ def train(
     Raises:
         Stopped: after SIGINT or SIGTERM, once the step is finished and saved, or the last
             evaluation made.
-        NonFiniteLoss: when the loss is infinite or not a number; the last checkpoint is restored.
+        NonFiniteLoss: when the loss is infinite or not a number; the last checkpoint is still good.
     """
     state = dict(state)
     losses: collections.deque[float] = collections.deque(maxlen=LAST_LOSSES)
@@ -109,7 +107,6 @@ def train(
     clock = _Clock()
 
     def give_up(broken: int, what: str) -> NonFiniteLoss:
-        restore()
         told = ", ".join(f"{loss:.4g}" for loss in losses) or "none yet"
         where = (
             f"the checkpoint of step {saved:,}" if saved else "the start: there is no checkpoint"

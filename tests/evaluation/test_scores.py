@@ -13,6 +13,7 @@ import pipelines
 from pipelines import Statistics, recipe, views
 from pipelines.sources import Source
 from pipelines.splits import ArraySplit
+from resnet_keras.errors import InputError
 from resnet_keras.evaluate_job import view_batches
 from resnet_keras.evaluation import answers, scores
 from resnet_keras.evaluation.convolutional import fully_convolutional
@@ -159,9 +160,25 @@ def test_the_mean_of_networks_counts_what_all_could_read():
     np.testing.assert_allclose(found.probabilities[0], [2.3 / 3, 0.7 / 3], rtol=1e-6)
     assert found.labels.tolist() == [0, 1]
     assert found.readable.tolist() == [True, False]
+    # What the first could not read has no label of its own.
+    found = scores.mean([other, first])
+    assert (found.labels[0], found.readable.tolist()) == (0, [True, False])
     shifted = first._replace(labels=np.int32([1, 0]))
     with pytest.raises(ValueError, match="different images"):
         scores.mean([first, shifted])
+
+
+def test_data_that_end_early_are_refused():
+    """As where a file of the data was copied in part: what came must not pass for all of it."""
+    batches, count = view_batches(
+        _source(8), recipe("cifar"), tf.distribute.get_strategy(), split="test", batch_size=4,
+        max_bad_fraction=0, on_bad=print,
+    )  # fmt: skip
+    predict = scores.log_softmax_of(lambda x: tf.zeros([tf.shape(x)[0], 7]))
+    score = scores.make_score(predict, tf.distribute.get_strategy(), 7)
+    assert count == 2
+    with pytest.raises(InputError, match="ended after 2 of 3 batches"):
+        score(batches, 3, 9)
 
 
 def test_answers_keep_their_ranks_where_probabilities_vanish():

@@ -119,7 +119,6 @@ class Run:
                 steps=steps,
                 save=self._save,
                 finite=lambda: bool(all_finite([v.value for v in self.model.trainable_variables])),
-                restore=self.checkpoints.restore,
                 evaluate=evaluate_and_log,
                 observe_training=observed if warm_below else None,
                 observe_evaluation=lambda state, step, metrics: state,
