@@ -28,6 +28,8 @@ from pipelines.splits import RecordSplit, Split
 from pipelines.statistics import Statistics
 from pipelines.streams import warn
 
+VERSION = "1.0.0"  # that TFDS gives a first one
+
 
 def prepare(
     source: Source,
@@ -35,20 +37,19 @@ def prepare(
     *,
     name: str,
     recipe: Recipe,
-    version: str = "1.0.0",
     progress: bool = True,
     log: OnBad = warn,
 ) -> tuple[Path, list[str]]:
-    """Write a source to out_dir/name/version, so that open_source(name, data_dir=out_dir) opens it.
+    """Write a source to out_dir/name/1.0.0, so that open_source(name, data_dir=out_dir) opens it.
 
     Images that cannot be decoded are left out and named to `log` (default: a warning of the logger
     "pipelines"). The statistics are those of the training images as the recipe's test view shows
     them, for which these are decoded once more. Returns the folder and the names of the images
-    left out. Raises DataError, also where that version is there already.
+    left out. Raises DataError, also where a set of that name is there already.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise DataError(f"The name '{name}' must be lower-case letters, digits and underscores.")
-    place = Path(out_dir) / name / version
+    place = Path(out_dir) / name / VERSION
     there = prepared_dir(name, Path(out_dir))
     if there:
         raise DataError(f"{there} is there already; choose another name or remove it.")
@@ -74,7 +75,7 @@ def prepare(
         with tempfile.TemporaryDirectory(prefix="incomplete.", dir=place.parent) as unfinished:
             tfds.dataset_builders.store_as_tfds_dataset(
                 name=name,
-                version=version,
+                version=VERSION,
                 features=features,
                 split_datasets={
                     test_name if split == "test" else split: _examples(images, note, source.place)
@@ -83,7 +84,7 @@ def prepare(
                 data_dir=unfinished,
                 description=f"{source.name}, prepared for training",
             )
-            written = Path(unfinished) / name / version
+            written = Path(unfinished) / name / VERSION
             statistics.save(known, written)
             written.replace(place)
     except (OSError, RuntimeError, AssertionError, tf.errors.OpError) as error:

@@ -37,19 +37,18 @@ class BatchStream:
         self,
         open_at: Callable[[int, OnBad | None], Iterable[Any]],
         *,
-        start: int,
         images_per_batch: int,
         images: int,
         max_bad_fraction: float,
         log: OnBad,
         guarded: bool = False,
     ) -> None:
-        self.position = start
+        self.position = 0
         self.bad_images = BadImages(images, max_bad_fraction, log)
         self._open_at = open_at
         self._images_per_batch = images_per_batch
         self._guarded = guarded
-        self._iterator = iter(open_at(start, self.bad_images.add if guarded else None))
+        self._iterator = iter(open_at(0, self.bad_images.add if guarded else None))
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -80,9 +79,6 @@ def train_stream(
     *,
     batch_size: int,
     seed: int,
-    start: int = 0,
-    shard_index: int = 0,
-    shard_count: int = 1,
     max_bad_fraction: float = 0.001,
     distribute: Distribute | None = None,
     log: OnBad = warn,
@@ -102,16 +98,13 @@ def train_stream(
             batch_size=batch_size,
             seed=seed,
             start=position,
-            shard_index=shard_index,
-            shard_count=shard_count,
             on_bad=on_bad,
         )
         return distribute(data) if distribute else data
 
     return BatchStream(
         open_at,
-        start=start,
-        images_per_batch=batch_size * shard_count,
+        images_per_batch=batch_size,
         images=source.sizes["train"],
         max_bad_fraction=max_bad_fraction,
         log=log,
@@ -153,7 +146,6 @@ def test_stream(
 
     return BatchStream(
         open_at,
-        start=0,
         images_per_batch=batch_size * shard_count,
         images=source.sizes[split],
         max_bad_fraction=max_bad_fraction,
