@@ -501,7 +501,7 @@ def test_the_speed_of_a_block_is_near_that_of_a_matrix_product(monkeypatch):
         matrix @ matrix
         seconds.append(time.perf_counter() - began)
     monkeypatch.setattr(speed, "SECONDS", 0.2)
-    assert 0.05 < speed.measure() * min(seconds) / 2048**3 < 2
+    assert 0.05 < speed.measure() * min(seconds) / 2048**3 < 4
     # Two 3x3 convolutions of 128 channels at 28x28 pixels are 231,211,008 an image (Table 1).
     assert speed.MULTIPLY_ADDS == 3 * 64 * 231_211_008
 
