@@ -248,7 +248,7 @@ def test_rate_momentum_and_decay_of_the_flags_reach_every_weight(tmp_path, told)
 def test_recomputation_and_parts_of_a_batch_update_the_statistics_once_a_step(tmp_path, told):
     """Each part has statistics of its own, and the moving averages follow their mean: in NumPy,
     for the first layer, whose weights stand still."""
-    told(*TINY, "--recompute", "--accumulation_steps=2", "--learning_rate=0", "--train_steps=2",
+    told(*TINY, "--recompute", "--accumulation_steps=4", "--learning_rate=0", "--train_steps=2",
          "--export=false", "--run_dir=run", "--tensorboard=false")  # fmt: skip
     saved = processes.tensors(tmp_path / "run")
     kernel, found_mean, found_variance = (
@@ -258,7 +258,7 @@ def test_recomputation_and_parts_of_a_batch_update_the_statistics_once_a_step(tm
     digits, recipe = pipelines.open_source("digits"), pipelines.recipe("digits")
     mean, variance = np.zeros(16), np.ones(16)
     for batch in pipelines.train_batches(digits, recipe, batch_size=32, seed=0).take(2):
-        maps = tf.nn.conv2d(batch["image"], kernel, 1, "SAME").numpy().reshape(2, -1, 16)
+        maps = tf.nn.conv2d(batch["image"], kernel, 1, "SAME").numpy().reshape(4, -1, 16)
         mean = 0.9 * mean + 0.1 * maps.mean(axis=(0, 1))
         variance = 0.9 * variance + 0.1 * maps.var(axis=1, ddof=1).mean(axis=0)
     np.testing.assert_allclose(found_mean, mean, rtol=1e-4, atol=1e-4)
