@@ -1,6 +1,10 @@
-"""Run the command line as processes, alone or as a cluster, kill them, and read what they leave."""
+"""Run the command line as processes, alone or as a cluster, kill them, and read what they leave.
+
+Where it is not the process that is tested, a command runs in this one, which has TensorFlow loaded.
+"""
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -15,6 +19,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from resnet_keras.main import main
 
 TINY = ["--dataset=digits", "--model=cifar_resnet8", "--batch_size=32", "--run_dir=run",
         "--export_dir=out", "--lr_schedule=piecewise"]  # fmt: skip
@@ -148,6 +154,35 @@ def done(arguments: Sequence[str], folder: Path, **options: Any) -> str:
             assert code == 0, process.complaints
             assert not process.complaints, process.complaints
         return processes[0].output
+
+
+def _here(arguments: Sequence[str], folder: Path) -> tuple[int, str, list[str]]:
+    """Run a command in this process; return exit code, output, and stderr without the log's own."""
+    output, errors = io.StringIO(), io.StringIO()
+    folder.mkdir(exist_ok=True)
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+    ):
+        code = main(arguments)
+    lines = [line for line in errors.getvalue().splitlines() if not line.startswith("step ")]
+    return code, output.getvalue(), lines
+
+
+def done_here(arguments: Sequence[str], folder: Path) -> str:
+    """Run a command to its good end in this process; return what it prints."""
+    code, output, complaints = _here(arguments, folder)
+    assert (code, complaints) == (0, [])
+    return output
+
+
+def refused_here(arguments: Sequence[str], folder: Path) -> str:
+    """Run a command in this process that must be refused as bad input; return its one sentence."""
+    code, _, complaints = _here(arguments, folder)
+    assert code == 2, complaints
+    (sentence,) = complaints
+    return sentence
 
 
 def records(run: Path) -> list[dict[str, Any]]:

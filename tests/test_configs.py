@@ -131,12 +131,6 @@ def test_lab_runs_last_as_many_epochs_as_the_report_says(monkeypatch):
         assert 0 <= parsed.train_steps * parsed.batch_size - epochs * 15_000 < parsed.batch_size
 
 
-def test_the_list_names_every_config():
-    text = (ROOT / "configs/README.md").read_text()
-    for file in LEAVES:
-        assert f"| {file.stem} |" in text
-
-
 @pytest.mark.parametrize("file", LEAVES, ids=lambda file: file.stem)
 def test_the_cost_is_arithmetic(file, monkeypatch):
     """Three times the forward pass (one forward, two backward) of every image, of its size."""

@@ -1,6 +1,7 @@
 """Evaluation and layer responses from the command line."""
 
 import csv
+import functools
 import json
 import re
 import shutil
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from processes import TINY, done
+from processes import TINY, done, done_here
 
 from resnet_keras import evaluate_job, jobs
 from resnet_keras.errors import InputError
@@ -22,10 +23,25 @@ SHORT = [*TINY, "--train_steps=12", "--steps_per_call=3", "--log_every=5"]
 def place(tmp_path_factory):
     """Give a directory with a residual and a plain run, and an export of the first."""
     folder = tmp_path_factory.mktemp("runs")
-    done([*SHORT, "--run_dir=a", "--export_dir=xa"], folder)
+    done_here([*SHORT, "--run_dir=a", "--export_dir=xa"], folder)
     other = ["--run_dir=b", "--export=false", "--model=cifar_plain8", "--seed=3"]
-    done([*SHORT, *other], folder)
+    done_here([*SHORT, *other], folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def evaluated(place):
+    """Return the function from a run and its views to the result's folder, and what is printed.
+
+    Each is made when it is first asked for.
+    """
+
+    @functools.cache
+    def evaluate(run, views="center"):
+        output = done_here(["--mode=evaluate", f"--run_dir={run}", f"--views={views}"], place)
+        return place / run / f"evaluation/test_{views}", output
+
+    return evaluate
 
 
 @pytest.fixture
@@ -97,9 +113,9 @@ def test_the_answer_is_the_same_for_all_batches_and_devices(place, told):
     assert (place / out / "confusion.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_ten_crop_goes_into_the_runs_directory(place, told):
-    output = told("--run_dir=a", "--views=ten_crop")
-    metrics = _metrics(place / "a/evaluation/test_ten_crop")
+def test_ten_crop_goes_into_the_runs_directory(evaluated):
+    folder, output = evaluated("a", "ten_crop")
+    metrics = _metrics(folder)
     low, high = metrics["top1_interval"]
     assert f"{100 * low:.2f} to {100 * high:.2f} %" in output
     assert low < metrics["top1_error"] < high
@@ -107,31 +123,42 @@ def test_ten_crop_goes_into_the_runs_directory(place, told):
     assert re.search(r"^7 +36 ", output, re.MULTILINE)  # the table of classes
 
 
-def test_several_views_are_averaged(place, told):
+def test_several_views_are_averaged(place, told, evaluated):
     """As VGG's Table 5 does with multi-crop and dense testing."""
-    for views in ("center", "ten_crop", "center,ten_crop"):
-        told("--run_dir=a", f"--views={views}")
-    folder = place / "a/evaluation"
+    told("--run_dir=a", "--views=center,ten_crop")
+    folder = place / "a/evaluation/test_center+ten_crop"
     one, other, both = (
-        _predictions(folder / f"test_{name}")["probabilities"]
-        for name in ("center", "ten_crop", "center+ten_crop")
+        _predictions(each)["probabilities"]
+        for each in (evaluated("a")[0], evaluated("a", "ten_crop")[0], folder)
     )
     assert np.abs(one - other).max() > 1e-2
     np.testing.assert_allclose(both, (one + other) / 2, atol=1e-5)
-    assert _metrics(folder / "test_center+ten_crop")["views"] == "center+ten_crop"
+    assert _metrics(folder)["views"] == "center+ten_crop"
 
 
-def test_an_ensemble_averages_the_probabilities_of_runs_and_exports(place, told):
-    for run in ("a", "b"):
-        told(f"--run_dir={run}", f"--output_dir=single_{run}")
+def test_scales_are_averaged(place, told, evaluated):
+    """Table 4's test. Digits have no mirror images, so that 32 pixels are those of the center."""
+    for scales in ("40", "32,40"):
+        told("--run_dir=a", "--views=multi_scale", f"--scales={scales}", f"--output_dir=at{scales}")
+    one, other, both = (
+        _predictions(each)["probabilities"]
+        for each in (evaluated("a")[0], place / "at40", place / "at32,40")
+    )
+    assert np.abs(one - other).max() > 1e-2
+    np.testing.assert_allclose(both, (one + other) / 2, atol=1e-5)
+    (member,) = _metrics(place / "at32,40")["members"]
+    assert member["scales"] == {"multi_scale": [32, 40]}
+
+
+def test_an_ensemble_averages_the_probabilities_of_runs_and_exports(place, told, evaluated):
     assert "b, step 12" in told("--ensemble=a,b,xa/1")
     found = _predictions(place / "runs/ensemble/evaluation/test_center")
-    first, other = (_predictions(place / f"single_{run}")["probabilities"] for run in ("a", "b"))
+    first, other = (_predictions(evaluated(run)[0])["probabilities"] for run in ("a", "b"))
     np.testing.assert_allclose(found["probabilities"], (2 * first + other) / 3, atol=1e-5)
     assert np.abs(found["probabilities"] - first).max() > 1e-2
 
 
-def test_true_averages_are_kept_in_the_run_and_exported(place, told):
+def test_true_averages_are_kept_in_the_run_and_exported(place, told, evaluated):
     options = ["--run_dir=b", "--batchnorm_statistics=true_average"]
     told(*options, "--views=dense")
     (kept,) = (place / "b/true_average").glob("*/ckpt-12.data*")
@@ -144,8 +171,7 @@ def test_true_averages_are_kept_in_the_run_and_exported(place, told):
     told(*options, "--output_dir=again")
     np.testing.assert_array_equal(_predictions(place / "again")["probabilities"], averaged)
     assert len(list((place / "b/true_average").glob("*/ckpt-12.data*"))) == 2
-    told("--run_dir=b")
-    moving = _predictions(place / "b/evaluation/test_center")["probabilities"]
+    moving = _predictions(evaluated("b")[0])["probabilities"]
     assert np.abs(averaged - moving).max() > 0.05
     told("--mode=export", *options, "--export_dir=xt")
     told("--ensemble=xt", "--dataset=digits", "--output_dir=exported")
@@ -194,10 +220,9 @@ def test_a_memory_that_is_too_small_is_one_sentence(arguments, told, run, monkey
     assert len(complaint.splitlines()) == 1
 
 
-def test_an_export_alone_is_tested_on_its_own_data(place, told):
+def test_an_export_alone_is_tested_on_its_own_data(place, told, evaluated):
     """As its run is, and without the data set's name: the newest version, or a named one."""
-    told("--run_dir=a", "--output_dir=of_run")
-    expected = _metrics(place / "of_run")
+    expected = _metrics(evaluated("a")[0])
     for name in ("xa", "xa/1"):
         output = told(f"--saved_model={name}")
         assert "Written to  runs/xa_export_1/evaluation/test_center" in output

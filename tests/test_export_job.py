@@ -1,21 +1,19 @@
 """--mode=export as users run it, and what its manifest knows of the run."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import tensorflow as tf
-from processes import TIMES, TINY, done, records
+from processes import TIMES, TINY, done_here, records
 
 from resnet_keras.models import complexity
 
 
 def test_an_export_of_a_run(tmp_path):
     """Trained in bfloat16, exported folded in float32, then unfolded in bfloat16."""
-    done([*TINY, "--train_steps=12", "--precision=bfloat16"], tmp_path)
+    done_here([*TINY, "--train_steps=12", "--precision=bfloat16"], tmp_path)
     options = ["--fold=false", "--export_precision=bfloat16"]
-    told = done(["--mode=export", "--run_dir=run", "--export_dir=out", *options], tmp_path)
+    told = done_here(["--mode=export", "--run_dir=run", "--export_dir=out", *options], tmp_path)
     assert "out/2" in told
     first, second = (json.loads((tmp_path / f"out/{n}/manifest.json").read_text()) for n in (1, 2))
 
@@ -49,10 +47,3 @@ def test_an_export_of_a_run(tmp_path):
         answers.append(loaded.signatures["predict_tensor"](images=images)["probabilities"])
     np.testing.assert_allclose(answers[0], answers[1], atol=0.1)
     assert np.abs(answers[0] - answers[1]).max() > 0  # they are two computations
-
-
-def test_a_precision_that_exports_do_not_have(tmp_path):
-    command = [sys.executable, "-m", "resnet_keras.main", "--export_precision=float16"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert result.returncode == 2
-    assert "--export_precision=float16 is not one of: float32, bfloat16." in result.stderr

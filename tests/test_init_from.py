@@ -14,7 +14,7 @@ from resnet_keras.main import main
 DIGITS = ["--dataset=digits", "--batch_size=32", "--lr_schedule=piecewise"]
 SHALLOW = {
     kind: [*DIGITS, f"--model=cifar_{kind}8", "--run_dir=shallow", "--export=false",
-           "--train_steps=1000", "--checkpoint_every=60", "--learning_rate=0.05"]
+           "--train_steps=60", "--checkpoint_every=60", "--learning_rate=0.05"]
     for kind in ("resnet", "plain")
 }  # fmt: skip
 
@@ -37,7 +37,7 @@ def shallow(tmp_path_factory):
     class Folders(dict):
         def __missing__(self, kind):  # trained when it is first asked for
             self[kind] = tmp_path_factory.mktemp(kind)
-            _kill_when((self[kind] / "shallow/checkpoint").is_file, SHALLOW[kind], self[kind])
+            processes.done_here(SHALLOW[kind], self[kind])
             return self[kind]
 
     return Folders()
@@ -46,7 +46,7 @@ def shallow(tmp_path_factory):
 @pytest.mark.parametrize("kind", [pytest.param("resnet", marks=pytest.mark.slow), "plain"])
 def test_a_deeper_run_starts_where_the_shallower_one_ended(shallow, kind):
     folder = shallow[kind]
-    _kill_when(lambda: processes.records(folder / "run"), _deep(kind), folder)
+    processes.done_here(_deep(kind, "--train_steps=1"), folder)
     start = processes.records(folder / "run")[0]
     assert {name: start[name] for name in ("kind", "step", "init_from", "init_step")} == {
         "kind": "start", "step": 0, "init_from": "shallow", "init_step": 60,

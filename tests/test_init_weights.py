@@ -28,7 +28,7 @@ def _main(*arguments, cwd) -> subprocess.CompletedProcess:
 def test_others_weights_make_others_number_of_mistakes(tmp_path, shared):
     """9,173 of 10,000 right: measured in PyTorch by those who trained it."""
     file = shared / "weights/cifar_resnet20_option_a_torch_names.npz"
-    told = processes.done(
+    told = processes.done_here(
         ["--mode=evaluate", f"--init_weights={file}", "--model=cifar_resnet20",
          "--dataset=cifar10", f"--data_dir={shared}/data/tfds",
          "--channel_mean=0.485,0.456,0.406", "--channel_std=0.229,0.224,0.225"],

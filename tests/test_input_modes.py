@@ -8,8 +8,10 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from processes import done_here, refused_here
 from test_job import _done, _main
 
+import pipelines
 from pipelines.errors import DataError
 from resnet_keras import train_job
 from resnet_keras.main import main
@@ -37,10 +39,16 @@ def _log(folder) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
-def test_an_unreadable_image_is_named_and_costs_its_weight_only(tmp_path, pictures):
+def test_an_unreadable_image_is_named_and_costs_its_weight_only(
+    tmp_path, pictures, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
     (pictures / "train/dark/3.jpg").write_bytes(b"not an image")
     (pictures / "val/light/2.jpg").write_bytes(b"")
-    told = _done("--dataset=folder", f"--data_dir={pictures}", *SMALL, "--run_dir=r", cwd=tmp_path)
+    # Once, after the last step: each evaluation names what it cannot read.
+    flags = [*SMALL, "--run_dir=r", "--evaluate_every=6"]
+    assert main(["--dataset=folder", f"--data_dir={pictures}", *flags]) == 0
+    told = capsys.readouterr().out
     records = _log(tmp_path / "r")
     named = [record["image"] for record in records if record["kind"] == "unreadable"]
     assert sorted(name.split("pictures/")[1] for name in named) == [
@@ -63,6 +71,28 @@ def test_too_many_unreadable_images_stop_the_run_in_one_sentence(tmp_path, pictu
     last = result.stderr.strip().splitlines()[-1]
     assert re.search(r"11 of 24 images cannot be read, and 10 are allowed", last)
     assert "Traceback" not in result.stderr
+
+
+def test_statistics_alone_are_put_beside_the_images(tmp_path):
+    """As for ImageNet that is prepared already: the images stay, and their mean is found there."""
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
+    for index, image in enumerate(pixels):
+        for split in ("train", "val"):
+            file = tmp_path / f"data/{split}/{'ab'[index % 2]}/{index}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            # Those that are tested on are no part of it.
+            Image.fromarray(image if split == "train" else 255 - image // 2).save(file)
+    before = set((tmp_path / "data").rglob("*"))
+    flags = ["--dataset=folder", "--data_dir=data", "--recipe=cifar", "--image_size=32"]
+    told = done_here(["--mode=prepare", *flags], tmp_path)
+    assert told == "Written  data/statistics.npz\n"
+    assert {*(tmp_path / "data").rglob("*")} - before == {tmp_path / "data/statistics.npz"}
+    found = pipelines.open_source("folder", data_dir=tmp_path / "data").statistics
+    np.testing.assert_allclose(found.pixel_mean, pixels.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(found.channel_mean, pixels.mean(axis=(0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(found.channel_std, pixels.std(axis=(0, 1, 2)), rtol=1e-5)
+    # They are for a folder: the digits have none.
+    assert "digits has no folder" in refused_here(["--mode=prepare", "--dataset=digits"], tmp_path)
 
 
 @pytest.mark.slow
@@ -108,8 +138,8 @@ def test_data_workers_feed_a_run_and_its_resumption_is_approximate(tmp_path, pic
 
 
 def test_workers_share_the_images_whatever_each_calls_the_place_of_the_run(tmp_path, monkeypatch):
-    """What a data service gives is shared by those that name the same job."""
-    jobs = []
+    """What a data service gives is shared by those that name the same job, as no other start."""
+    jobs, begun = [], [17.5]
 
     def noting(*arguments, job, **settings):
         jobs.append(job)
@@ -119,18 +149,16 @@ def test_workers_share_the_images_whatever_each_calls_the_place_of_the_run(tmp_p
     monkeypatch.setattr(train_job.service, "check", lambda *arguments: None)
     monkeypatch.setattr(train_job.service, "service_batches", noting)
     # Both are told the time at which the chief began, and see that there is no checkpoint.
-    monkeypatch.setattr(train_job, "every_workers", lambda strategy, own: [17.5 if own else 0.0])
+    monkeypatch.setattr(train_job, "every_workers", lambda strategy, own: begun if own else [0.0])
     run = ["--dataset=digits", *SMALL, "--data_service=grpc://localhost:9"]
     assert [main([*run, f"--run_dir={place}"]) for place in ("here", "there")] == [2, 2]
-    assert len(jobs) == 2
-    assert len(set(jobs)) == 1
+    begun[0] = 17.75  # the run is started again
+    assert main([*run, "--run_dir=here"]) == 2
+    assert jobs[0] == jobs[1] != jobs[2]
+    assert len(jobs) == 3
 
 
 def test_a_dispatcher_that_is_not_there_is_one_sentence(tmp_path, pictures):
-    result = _main(
-        "--dataset=folder", f"--data_dir={pictures}", *SMALL, "--data_service=grpc://localhost:9",
-        cwd=tmp_path,
-    )  # fmt: skip
-    assert result.returncode == 2
-    assert "--mode=data_worker" in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
+    run = ["--dataset=folder", f"--data_dir={pictures}", *SMALL]
+    told = refused_here([*run, "--data_service=grpc://localhost:9"], tmp_path)
+    assert "--mode=data_worker" in told

@@ -1,12 +1,30 @@
 """The README's figures are those of the committed logs, and its commands those that are run."""
 
+import dataclasses
 import json
 import re
+import shlex
 import subprocess
 
+import pytest
 from conftest import ROOT
 
+from resnet_keras import command_line, config
+from resnet_keras.reporting.experiments import EXPERIMENTS
+
 README = (ROOT / "README.md").read_text()
+GUIDES = ("README.md", "configs/README.md", "saved_models/README.md")
+# Flags in them that are other programs'.
+OTHERS = {
+    "absl": "flagfile helpshort",
+    "curl": "fail-with-body",
+    "docker": "file gpus rm",
+    "saved_model_cli": "all dir",
+    "Slurm": "kill-on-bad-exit nodes ntasks-per-node requeue signal",
+    "tensorboard": "logdir",
+    "tensorflow_model_server": "enable_batching model_base_path model_name rest_api_port",
+    "the client": "server",
+}
 RESULTS = ROOT / "tests/benchmarks/results"
 
 
@@ -164,3 +182,33 @@ def test_ci_runs_the_readme_test_command():
     assert command.startswith("python3 -m venv .venv && ")
     assert command.endswith(" -m pytest")
     assert f"```bash\n{command}\n```" in README
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_every_flag_that_a_guide_names_exists(guide):
+    known = {field.name for field in dataclasses.fields(config.Config)}
+    known |= {name for names in OTHERS.values() for name in names.split()}
+    named = re.findall(r"(?<![\w-])--([a-z][\w-]*)", (ROOT / guide).read_text())
+    assert len(named) > 5
+    assert set(named) <= known
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_the_commands_of_a_guide_can_be_read(guide, monkeypatch):
+    """As far as they can be without their runs and data; by bash, and by our own command line."""
+    monkeypatch.chdir(ROOT)  # where the configurations are
+    blocks = re.findall(r"^```bash\n(.*?)^```$", (ROOT / guide).read_text(), re.M | re.S)
+    for block in blocks:
+        subprocess.run(["bash", "-n"], input=block, text=True, check=True)
+        for command in re.findall(r"resnet_keras\.main (.*)$", block.replace("\\\n", ""), re.M):
+            # Slurm's is itself within quotes.
+            whole = command.removesuffix("'") if command.count("'") % 2 else command
+            command_line.read(shlex.split(whole, comments=True))
+    assert blocks or guide == "configs/README.md"
+
+
+def test_every_experiment_has_its_row():
+    table = README.partition("| `--experiment` | what | measured |\n|---|---|---|\n")[2]
+    rows = table.partition("\n\n")[0].splitlines()
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(named) == sorted(EXPERIMENTS)

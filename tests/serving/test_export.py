@@ -1,9 +1,8 @@
-"""An export is opened as TF Serving opens it: in a v1 session of a process of its own."""
+"""What an export holds, and that none is published which does not answer as its network."""
 
 import fcntl
 import gzip
 import hashlib
-import io
 import json
 import os
 import re
@@ -11,11 +10,10 @@ import shutil
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from pictures import NAMES, png
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
@@ -27,49 +25,8 @@ from resnet_keras.serving.export import export
 from resnet_keras.serving.places import check_writable, find_images, find_version, versions
 from resnet_keras.serving.predict import load, predict
 
-NAMES = [f"class {index}" for index in range(7)]
-SESSION = """
-import json, sys
-import numpy as np
-import tensorflow as tf
-from tensorflow.core.protobuf import config_pb2
-folder, arrays, answers = sys.argv[1:]
-inputs = np.load(arrays, allow_pickle=True)
-with tf.compat.v1.Session(graph=tf.Graph()) as session:
-    meta = tf.compat.v1.saved_model.loader.load(session, ["serve"], folder)
+pytest_plugins = ["export_fixtures"]
 
-    def ask(signature, value):
-        definition = meta.signature_def[signature]
-        (given,) = definition.inputs.values()
-        names = sorted(definition.outputs)
-        # Past Python's own check of shapes, as a request comes to the server.
-        call = session._make_callable_from_options(config_pb2.CallableOptions(
-            feed=[given.name], fetch=[definition.outputs[name].name for name in names]
-        ))
-        return dict(zip(names, call(value)))
-
-    outputs = {}
-    for signature, given in (("predict_tensor", "images"), ("features", "images"),
-                             ("serving_default", "image_bytes"), ("classify", "inputs")):
-        assert list(meta.signature_def[signature].inputs) == [given]
-        for count in (1, 7):
-            for name, value in ask(signature, inputs[given][:count]).items():
-                outputs[f"{signature} {count} {name}"] = value
-        bad = [inputs[given][:1][None], inputs[given][0]]
-        if given == "images":
-            bad.append(inputs[given][:, :-1])
-        else:
-            bad.append(np.array([b"no image", inputs[given][0]], object))
-            bad.append(np.array([b""], object))
-        for value in bad:
-            try:
-                ask(signature, np.asarray(value))
-                raise SystemExit(f"{signature} answered {value}")
-            except tf.errors.InvalidArgumentError:
-                pass
-    outputs["classify method"] = meta.signature_def["classify"].method_name
-np.savez(answers, **outputs)
-"""
 # What somebody does who has Keras, and has never heard of this package.
 PLAIN_KERAS = """
 import sys
@@ -88,32 +45,6 @@ for file in sys.argv[1:]:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """Give a small network, the arguments of its export, and the folder it was exported to."""
-    folder = tmp_path_factory.mktemp("exports") / "small"
-    check_writable(folder, "export_dir")
-    model = build_model("cifar_resnet8", classes=7, classifier_activation=None)
-    random = np.random.default_rng(0)
-    for variable in model.variables:  # batch norms that do something, as after training
-        if variable.name != "kernel":
-            variable.assign(random.uniform(0.5, 1.5, variable.shape))
-    recipe = pipelines.recipe("lab")
-    statistics = pipelines.Statistics((120.0, 115.0, 100.0), (60.0, 60.0, 60.0))
-    arguments = {
-        "class_names": NAMES,
-        "preprocess": lambda encoded: pipelines.preprocess_encoded(encoded, recipe, statistics),
-        "normalise": lambda images: pipelines.normalise(images, recipe, statistics),
-        "samples": [b"not an image", _png(np.full((50, 40, 3), 90, np.uint8))],
-        "facts": {
-            "step": 12,
-            "preprocessing": manifest.preprocessing(recipe, statistics),
-        },
-    }
-    version = export(model, folder, **arguments)
-    return model, arguments, version
-
-
-@pytest.fixture(scope="module")
 def questions(exported, tmp_path_factory):
     """Give the file of what is asked of that export before it is published."""
     model, arguments, _ = exported
@@ -121,62 +52,6 @@ def questions(exported, tmp_path_factory):
     names = ("class_names", "preprocess", "normalise", "samples")
     verify.write_questions(file, model, **{name: arguments[name] for name in names})
     return file
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _example(encoded: bytes) -> bytes:
-    example = tf.train.Example()
-    example.features.feature["image/encoded"].bytes_list.value.append(encoded)
-    return example.SerializeToString()
-
-
-def test_a_session_answers_like_the_keras_model(exported, tmp_path):
-    model, _, version = exported
-    pixels = np.random.default_rng(1).integers(0, 256, (7, 32, 32, 3), np.uint8)
-    encoded = [_png(image) for image in pixels]
-    np.savez(
-        tmp_path / "in.npz",
-        images=pixels.astype(np.float32),
-        image_bytes=np.array(encoded, object),
-        inputs=np.array([_example(image) for image in encoded], object),
-    )
-    arguments = [str(version), str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]
-    done = subprocess.run(
-        [sys.executable, "-c", SESSION, *arguments], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    answers = np.load(tmp_path / "out.npz", allow_pickle=True)
-
-    # The lab report's normalisation, written out.
-    mean = 255 * np.array([0.4914, 0.4822, 0.4465])
-    std = 255 * np.array([0.2023, 0.1994, 0.2010])
-    inputs = ((pixels - mean) / std).astype(np.float32)
-    logits = model(inputs, training=False).numpy()
-    expected = np.exp(logits - logits.max(axis=1, keepdims=True))
-    expected /= expected.sum(axis=1, keepdims=True)
-    assert expected.max() < 0.999  # else equal answers would say little
-    maps = keras.Model(model.input, model.get_layer("conv4_block1_out").output)(inputs).numpy()
-    for count in (1, 7):
-        for signature in ("predict_tensor", "serving_default"):
-            got = answers[f"{signature} {count} probabilities"]
-            np.testing.assert_allclose(got, expected[:count], atol=1e-4)
-            assert got.dtype == np.float32
-        features = answers[f"features {count} features"]
-        np.testing.assert_allclose(features, maps[:count].mean(axis=(1, 2)), rtol=1e-3)
-        best = np.argsort(-expected[:count], axis=1)[:, :5]
-        for signature in ("serving_default", "classify"):
-            names = [[n.decode() for n in row] for row in answers[f"{signature} {count} classes"]]
-            assert names == [[NAMES[index] for index in row] for row in best]
-            scores = answers[f"{signature} {count} scores"]
-            np.testing.assert_allclose(
-                scores, np.take_along_axis(expected[:count], best, 1), atol=1e-4
-            )
-    assert answers["classify method"] == "tensorflow/serving/classify"
 
 
 def test_plain_keras_opens_and_trains_the_keras_file(exported, tmp_path):
@@ -281,31 +156,42 @@ def test_weights_are_stored_once(exported):
     assert sum(file.stat().st_size for file in (version / "variables").iterdir()) < 0.1 * weights
 
 
-def test_large_matrices_are_stored_once_and_restored(exported, tmp_path, monkeypatch):
-    """As VGG's: a copy in each signature would take gigabytes. Publishing checks the answers."""
-    model, arguments, version = exported
-    monkeypatch.setattr(folding, "LARGE", 1)
-    other = export(model, tmp_path, **arguments)
-    sizes = [
-        sum(file.stat().st_size for file in (folder / "variables").iterdir())
-        for folder in (version, other)
-    ]
-    classifier = 4 * 64 * len(NAMES)
-    assert classifier <= sizes[1] - sizes[0] < 2 * classifier
+@pytest.fixture(scope="module")
+def second(exported):
+    """Export once more, beside leftovers, as if all matrices were large, and look for changes.
 
-
-def test_existing_versions_are_never_touched_but_leftovers_go(exported):
+    Give the second version, and whether the first one's files are as they were.
+    """
     model, arguments, version = exported
     before = {file: file.stat().st_mtime_ns for file in version.rglob("*")}
     for name in ("12", ".writing-dead/version/variables", ".writing-alive"):
         (version.parent / name).mkdir(parents=True)
     held = os.open(version.parent / ".writing-alive", os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)
-    assert export(model, version.parent, **arguments).name == "13"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folding, "LARGE", 1)
+        other = export(model, version.parent, **arguments)
     os.close(held)
-    assert versions(version.parent) == [1, 12, 13]
-    assert {file: file.stat().st_mtime_ns for file in version.rglob("*")} == before
-    left = [path.name for path in version.parent.iterdir() if not path.name.isdecimal()]
+    return other, {file: file.stat().st_mtime_ns for file in version.rglob("*")} == before
+
+
+def test_large_matrices_are_stored_once_and_restored(exported, second):
+    """As VGG's: a copy in each signature would take gigabytes. Publishing checks the answers."""
+    sizes = [
+        sum(file.stat().st_size for file in (folder / "variables").iterdir())
+        for folder in (exported[2], second[0])
+    ]
+    classifier = 4 * 64 * len(NAMES)
+    assert classifier <= sizes[1] - sizes[0] < 2 * classifier
+
+
+def test_existing_versions_are_never_touched_but_leftovers_go(exported, second):
+    folder = exported[2].parent
+    version, untouched = second
+    assert version.name == "13"
+    assert versions(folder) == [1, 12, 13]
+    assert untouched
+    left = [path.name for path in folder.iterdir() if not path.name.isdecimal()]
     assert left == [".writing-alive"]
 
 
@@ -419,7 +305,7 @@ def test_a_directory_that_cannot_be_written_is_one_sentence(tmp_path):
 
 def test_predict_names_unreadable_files_and_answers_the_others(exported, tmp_path):
     _, _, version = exported
-    (tmp_path / "b.png").write_bytes(_png(np.zeros((40, 50, 3), np.uint8)))
+    (tmp_path / "b.png").write_bytes(png(np.zeros((40, 50, 3), np.uint8)))
     (tmp_path / "a.png").write_bytes(b"not an image")
     (tmp_path / "c.png").write_bytes(b"")
     files = find_images(str(tmp_path / "*.png"))

@@ -42,8 +42,7 @@ def small_vgg(**options) -> keras.Model:
     return vgg(spec, (32, 32, 3), classifier_activation=None)
 
 
-def answers(model: keras.Model, images: np.ndarray, **options) -> tuple[np.ndarray, np.ndarray]:
-    compute = folding.network(model, **options)
+def answers(compute: tf.types.experimental.GenericFunction, images: np.ndarray) -> tuple:
     features, logits = compute(tf.constant(images))
     assert features.dtype == logits.dtype == tf.float32
     return features.numpy(), logits.numpy()
@@ -59,8 +58,7 @@ def images_for(model: keras.Model) -> np.ndarray:
     return np.random.default_rng(1).normal(0, 1, (3, *model.input_shape[1:])).astype(np.float32)
 
 
-def operations(model: keras.Model, **options) -> list[str]:
-    compute = folding.network(model, **options)
+def operations(compute: tf.types.experimental.GenericFunction) -> list[str]:
     return [op.type for op in compute.get_concrete_function().graph.get_operations()]
 
 
@@ -70,9 +68,10 @@ def test_a_folded_network_answers_as_the_model(name, options):
     randomise(model)
     images = images_for(model)
     known = model(images, training=False).numpy()
-    _, logits = answers(model, images)
+    compute = folding.network(model)
+    _, logits = answers(compute, images)
     assert_close(logits, known, 1e-4)
-    assert not {kind for kind in operations(model) if "BatchNorm" in kind or "Rsqrt" in kind}
+    assert not {kind for kind in operations(compute) if "BatchNorm" in kind or "Rsqrt" in kind}
 
 
 @pytest.mark.parametrize("options", [{}, {"lrn": True}, {"batch_norm": True, "dropout": 0.0}])
@@ -80,11 +79,12 @@ def test_vgg_of_all_kinds(options):
     model = small_vgg(**options)
     randomise(model)
     images = 10 * images_for(model)
-    features, logits = answers(model, images)
+    features, logits = answers(folding.network(model), images)
     assert_close(logits, model(images, training=False).numpy(), 1e-4)
     fc2 = keras.Model(model.input, model.get_layer("fc2").output)
     assert_close(features, fc2(images).numpy(), 1e-4)
-    assert_close(answers(model, images, precision="bfloat16")[1], logits, 0.05)
+    halved = folding.network(model, precision="bfloat16")
+    assert_close(answers(halved, images)[1], logits, 0.05)
 
 
 @pytest.mark.parametrize("precision", folding.PRECISIONS)
@@ -92,10 +92,11 @@ def test_batch_norm_may_stay(precision):
     model = build_model("cifar_resnet8", classifier_activation=None)
     randomise(model)
     images = images_for(model)
-    features, logits = answers(model, images, fold=False, precision=precision)
+    compute = folding.network(model, fold=False, precision=precision)
+    features, logits = answers(compute, images)
     assert_close(logits, model(images).numpy(), 1e-5 if precision == "float32" else 0.05)
     assert features.shape == (3, 64)
-    assert operations(model, fold=False).count("FusedBatchNormV3") == 7
+    assert operations(compute).count("FusedBatchNormV3") == 7
 
 
 @pytest.mark.parametrize("side", [64, 62])
@@ -104,15 +105,17 @@ def test_a_padded_pooling_is_one_operation_where_that_is_the_same(side):
     model = build_model("resnet18", input_shape=(side, side, 3), classifier_activation=None)
     randomise(model)
     images = images_for(model)
-    assert_close(answers(model, images)[1], model(images).numpy(), 1e-4)
+    compute = folding.network(model)
+    assert_close(answers(compute, images)[1], model(images).numpy(), 1e-4)
     strided = sum(layer.name.endswith("_pad") for layer in model.layers) - 1
-    assert operations(model).count("Pad") == strided + (side == 62)
+    assert operations(compute).count("Pad") == strided + (side == 62)
     with_minus_infinity = keras.Input((64, 64, 3))
     x = keras.layers.ZeroPadding2D(((0, 1), (0, 1)))(with_minus_infinity)
     x = keras.layers.Flatten()(keras.layers.MaxPooling2D(3, 2)(x))
     unrectified = keras.Model(with_minus_infinity, keras.layers.Dense(2)(x))
     images = -np.abs(np.random.default_rng(0).normal(0, 1, (2, 64, 64, 3))).astype(np.float32)
-    assert_close(answers(unrectified, images)[1], unrectified(images).numpy(), 1e-4)
+    found = answers(folding.network(unrectified), images)[1]
+    assert_close(found, unrectified(images).numpy(), 1e-4)
 
 
 def test_features_are_the_mean_over_the_last_maps():
@@ -120,7 +123,7 @@ def test_features_are_the_mean_over_the_last_maps():
     randomise(model)
     images = images_for(model)
     maps = keras.Model(model.input, model.get_layer("conv4_block1_out").output)(images).numpy()
-    assert_close(answers(model, images)[0], maps.mean(axis=(1, 2)), 1e-4)
+    assert_close(answers(folding.network(model), images)[0], maps.mean(axis=(1, 2)), 1e-4)
 
 
 def test_the_arithmetic_by_hand():
@@ -135,7 +138,8 @@ def test_the_arithmetic_by_hand():
     values = ([2, 3], [10, 20], [5, 7], [0.06, 0.81])  # gamma, beta, mean, variance
     model.get_layer("bn").set_weights([np.array(v, np.float32) for v in values])
     model.get_layer("top").set_weights([np.array([[1], [-1]], np.float32), np.zeros(1, np.float32)])
-    features, logits = answers(model, np.array([1, 1, 2], np.float32).reshape(1, 1, 1, 3))
+    pixel = np.array([1, 1, 2], np.float32).reshape(1, 1, 1, 3)
+    features, logits = answers(folding.network(model), pixel)
     # conv: 9 + 1 = 10 and 21 - 1 = 20; deviations: sqrt(0.25) = 0.5 and sqrt(1) = 1.
     np.testing.assert_allclose(features, [[2 * (10 - 5) / 0.5 + 10, 3 * (20 - 7) / 1 + 20]], 1e-6)
     np.testing.assert_allclose(logits, [[30 - 59]], 1e-6)
@@ -155,8 +159,9 @@ def test_what_others_use_too_is_not_folded():
     model = keras.Model(inputs, keras.layers.Dense(5)(x))
     randomise(model)
     images = images_for(model)
-    assert_close(answers(model, images)[1], model(images).numpy(), 1e-4)
-    assert operations(model).count("FusedBatchNormV3") == 3
+    compute = folding.network(model)
+    assert_close(answers(compute, images)[1], model(images).numpy(), 1e-4)
+    assert operations(compute).count("FusedBatchNormV3") == 3
 
 
 def residual_block_of_features(x):
@@ -178,7 +183,7 @@ def test_weights_are_constants(precision):
 @pytest.mark.parametrize("precision", folding.PRECISIONS)
 def test_large_matrices_are_variables_with_the_same_answers(precision, monkeypatch):
     model = small_vgg()
-    expected = answers(model, images_for(model), precision=precision)
+    expected = answers(folding.network(model, precision=precision), images_for(model))
     monkeypatch.setattr(folding, "LARGE", 4 * 512 * 32)  # fc1's bytes; fc2 and fc3 have fewer
     compute = folding.network(model, precision=precision)
     (shared,) = compute.get_concrete_function().variables
@@ -218,4 +223,4 @@ def test_a_block_of_ones_own():
     model = keras.Model(inputs, keras.layers.Dense(5)(x))
     randomise(model)
     images = images_for(model)
-    assert_close(answers(model, images)[1], model(images).numpy(), 1e-4)
+    assert_close(answers(folding.network(model), images)[1], model(images).numpy(), 1e-4)

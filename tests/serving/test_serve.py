@@ -4,17 +4,17 @@ The stand-in (stand_in.py) is not TensorFlow Serving: the service and its messag
 ones, the C++ session is the one TensorFlow Serving runs, all between is ours.
 """
 
-import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import grpc
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from pictures import NAMES, png
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
@@ -22,44 +22,32 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-import pipelines
-from resnet_keras.models import build_model
 from resnet_keras.serving import client
-from resnet_keras.serving.export import export
 from resnet_keras.serving.places import read_labels
 
-NAMES = [f"class {index}" for index in range(7)]
+pytest_plugins = ["export_fixtures"]
+
 PIXELS = np.random.default_rng(1).integers(0, 256, (7, 32, 32, 3), np.uint8)
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
+GOOD = png(PIXELS[0])
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """Serve a small network; give what PIXELS' probabilities are, the process and its address."""
-    folder = tmp_path_factory.mktemp("served") / "small"
-    folder.mkdir()
-    model = build_model("cifar_resnet8", classes=7, classifier_activation=None)
-    recipe = pipelines.recipe("lab")
-    statistics = pipelines.Statistics((120.0, 115.0, 100.0), (60.0, 60.0, 60.0))
+def inputs():
+    """Give PIXELS as the network takes them: the lab report's normalisation, written out."""
+    mean = 255 * np.array([0.4914, 0.4822, 0.4465])
+    std = 255 * np.array([0.2023, 0.1994, 0.2010])
+    return ((PIXELS - mean) / std).astype(np.float32)
 
-    def normalise(images):
-        return pipelines.normalise(images, recipe, statistics)
 
-    version = export(
-        model,
-        folder,
-        class_names=NAMES,
-        preprocess=lambda encoded: pipelines.preprocess_encoded(encoded, recipe, statistics),
-        normalise=normalise,
-    )
+@pytest.fixture(scope="module")
+def served(exported, inputs):
+    """Serve the export; give what PIXELS' probabilities are, the process and its address."""
+    model, _, version = exported
     assert read_labels(version) == NAMES
-    logits = model(normalise(PIXELS), training=False).numpy()
-    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    logits = model(inputs, training=False).numpy()
+    expected = np.exp(logits - logits.max(axis=1, keepdims=True))
+    expected /= expected.sum(axis=1, keepdims=True)
+    assert expected.max() < 0.999  # else equal answers would say little
     script = str(Path(__file__).with_name("stand_in.py"))
     with subprocess.Popen(
         [sys.executable, script, "--name=small", f"--folder={version}"],
@@ -91,7 +79,7 @@ def _request(signature: str = "", **inputs) -> predict_pb2.PredictRequest:
 @pytest.mark.parametrize("count", [1, 7])
 def test_both_signatures_answer_over_grpc(served, stub, count):
     expected = served[0][:count]
-    files = [_png(pixels) for pixels in PIXELS[:count]]
+    files = [png(pixels) for pixels in PIXELS[:count]]
     for request in (
         _request(image_bytes=files),
         _request("predict_tensor", images=PIXELS[:count].astype(np.float32)),
@@ -100,10 +88,26 @@ def test_both_signatures_answer_over_grpc(served, stub, count):
         assert reply.model_spec.version.value == 1
         found = tf.make_ndarray(reply.outputs["probabilities"])
         np.testing.assert_allclose(found, expected, atol=1e-5)
+        assert found.dtype == np.float32
+    reply = stub.Predict(_request(image_bytes=files), timeout=60)
+    names = tf.make_ndarray(reply.outputs["classes"])
+    ranked = np.argsort(-expected, axis=1)[:, :5]
+    assert [[n.decode() for n in row] for row in names] == [[NAMES[i] for i in r] for r in ranked]
+    scores = tf.make_ndarray(reply.outputs["scores"])
+    np.testing.assert_allclose(scores, np.take_along_axis(expected, ranked, 1), atol=1e-5)
     (best, *_) = client.classify(stub, "small", files)
     order = np.argsort(-expected[0])[:5]
     assert [name for name, _ in best] == [NAMES[index] for index in order]
     np.testing.assert_allclose([p for _, p in best], expected[0][order], atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_features_are_the_means_of_the_last_maps(exported, inputs, stub, count):
+    model = exported[0]
+    maps = keras.Model(model.input, model.get_layer("conv4_block1_out").output)(inputs).numpy()
+    request = _request("features", images=PIXELS[:count].astype(np.float32))
+    found = tf.make_ndarray(stub.Predict(request, timeout=60).outputs["features"])
+    np.testing.assert_allclose(found, maps[:count].mean(axis=(1, 2)), rtol=1e-3)
 
 
 def _examples(
@@ -117,9 +121,10 @@ def _examples(
     return request
 
 
-def test_classify_takes_tf_examples(served, stub):
-    expected = served[0][:2]
-    reply = stub.Classify(_examples(*(_png(pixels) for pixels in PIXELS[:2])), timeout=60)
+@pytest.mark.parametrize("count", [1, 7])
+def test_classify_takes_tf_examples(served, stub, count):
+    expected = served[0][:count]
+    reply = stub.Classify(_examples(*(png(pixels) for pixels in PIXELS[:count])), timeout=60)
     for found, probabilities in zip(reply.result.classifications, expected, strict=True):
         order = np.argsort(-probabilities)[:5]
         assert [one.label for one in found.classes] == [NAMES[index] for index in order]
@@ -129,8 +134,14 @@ def test_classify_takes_tf_examples(served, stub):
 
 @pytest.mark.parametrize(
     "request_",
-    [_examples(), _examples(b"no image"), _examples(b""), _examples(b"\xff\xd8", key="image")],
-    ids=["no example", "garbage", "0 bytes", "another key"],
+    [
+        _examples(),
+        _examples(b"no image"),
+        _examples(GOOD, b"no image"),
+        _examples(b""),
+        _examples(b"\xff\xd8", key="image"),
+    ],
+    ids=["no example", "garbage", "one bad of two", "0 bytes", "another key"],
 )
 def test_examples_without_images_are_refused(served, stub, request_):
     with pytest.raises(grpc.RpcError) as caught:
@@ -145,13 +156,17 @@ def test_the_signatures_are_told(stub):
     reply = stub.GetModelMetadata(request, timeout=60)
     found = get_model_metadata_pb2.SignatureDefMap()
     assert reply.metadata["signature_def"].Unpack(found)
-    names = {"serving_default", "predict_tensor", "features", "classify"}
-    assert set(found.signature_def) == names
+    given = {name: list(definition.inputs) for name, definition in found.signature_def.items()}
+    assert given == {
+        "serving_default": ["image_bytes"], "predict_tensor": ["images"], "features": ["images"],
+        "classify": ["inputs"],
+    }  # fmt: skip
+    assert found.signature_def["classify"].method_name == "tensorflow/serving/classify"
     shape = found.signature_def["predict_tensor"].inputs["images"].tensor_shape
     assert [dimension.size for dimension in shape.dim] == [-1, 32, 32, 3]
 
 
-GOOD = _png(PIXELS[0])
+EXAMPLE = _examples(GOOD).input.example_list.examples[0].SerializeToString()
 BAD_REQUESTS = {
     "garbage": lambda: _request(image_bytes=[b"no image"]),
     "0 bytes": lambda: _request(image_bytes=[b""]),
@@ -161,8 +176,19 @@ BAD_REQUESTS = {
     "rank 3": lambda: _request("predict_tensor", images=np.zeros((32, 32, 3), np.float32)),
     "rank 5": lambda: _request("predict_tensor", images=np.zeros((1, 1, 32, 32, 3), np.float32)),
     "rank 0": lambda: _request("predict_tensor", images=np.float32(1)),
-    "another size": lambda: _request("predict_tensor", images=np.zeros((1, 8, 8, 3), np.float32)),
+    "another size": lambda: _request("predict_tensor", images=np.zeros((7, 31, 32, 3), np.float32)),
     "integers": lambda: _request("predict_tensor", images=np.zeros((1, 32, 32, 3), np.uint8)),
+    "features of rank 3": lambda: _request("features", images=np.zeros((32, 32, 3), np.float32)),
+    "features of rank 5": lambda: _request(
+        "features", images=np.zeros((1, 1, 32, 32, 3), np.float32)
+    ),
+    "features of another size": lambda: _request(
+        "features", images=np.zeros((7, 31, 32, 3), np.float32)
+    ),
+    "a scalar example": lambda: _request("classify", inputs=EXAMPLE),
+    "a matrix of examples": lambda: _request("classify", inputs=[[EXAMPLE]]),
+    "bytes that are no example": lambda: _request("classify", inputs=[b"no image", EXAMPLE]),
+    "an empty example": lambda: _request("classify", inputs=[b""]),
     "another input": lambda: _request("predict_tensor", pictures=np.zeros(1, np.float32)),
     "no input": lambda: _request("predict_tensor"),
     "another signature": lambda: _request("train", image_bytes=[GOOD]),
@@ -200,7 +226,7 @@ def test_another_model_is_not_found(stub):
 
 def test_the_client_answers_good_files_and_names_bad_ones(served, tmp_path, capsys):
     expected, _, server = served
-    for name, content in (("a.png", GOOD), ("b.png", b"no image"), ("c.png", _png(PIXELS[1]))):
+    for name, content in (("a.png", GOOD), ("b.png", b"no image"), ("c.png", png(PIXELS[1]))):
         (tmp_path / name).write_bytes(content)
     arguments = [f"--server={server}", "--model=small", f"--images={tmp_path}/*.png"]
     assert client.main(arguments) == 2

@@ -1,5 +1,6 @@
 import pytest
 
+from resnet_keras import command_line, train_job
 from resnet_keras.training.schedules import (
     INITIAL,
     cosine,
@@ -85,3 +86,35 @@ def test_the_cosine_goes_from_the_rate_to_zero_after_a_linear_ramp():
     assert schedule(60, INITIAL) == pytest.approx(0.2)  # half way
     assert schedule(35, INITIAL) == pytest.approx(0.4 * (1 + 2**-0.5) / 2)  # 45 degrees
     assert schedule(110, INITIAL) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("flags", "rates"),
+    [
+        ("cosine --train_steps=110", {(0, 0): 0.4, (55, 0): 0.2, (110, 0): 0}),
+        (
+            "cosine --train_steps=110 --warmup_steps=10",
+            {(0, 0): 0.04, (4, 0): 0.2, (9, 0): 0.4, (60, 0): 0.2, (110, 0): 0},
+        ),
+        (
+            "piecewise --lr_drops=6,8 --warmup_steps=4",
+            {(0, 0): 0.1, (3, 0): 0.4, (5, 0): 0.4, (6, 0): 0.04, (8, 0): 0.004},
+        ),
+        ("plateau --warmup_steps=4", {(0, 0): 0.1, (3, 0): 0.4, (9, 2): 0.004}),
+    ],
+)
+def test_the_flags_decide_the_rate(flags, rates):
+    """Of a step, after so many drops."""
+    arguments = f"--dataset=digits --learning_rate=0.4 --lr_schedule={flags}".split()
+    schedule = train_job._schedule(command_line.read(arguments))
+    found = {(step, drops): schedule(step, INITIAL | {"drops": drops}) for step, drops in rates}
+    assert found == pytest.approx(rates, abs=1e-12)
+
+
+def test_the_flags_decide_the_rate_before_and_after_learning_begins():
+    flags = "--lr_drops=9 --lr_schedule=piecewise --warmup_until_error=0.8"
+    arguments = f"--dataset=digits --learning_rate=0.4 --warmup_learning_rate=0.07 {flags}".split()
+    schedule = train_job._schedule(command_line.read(arguments))
+    assert [schedule(step, INITIAL) for step in (0, 9)] == pytest.approx([0.07, 0.07])
+    warm = INITIAL | {"warm": 1}
+    assert [schedule(step, warm) for step in (0, 9)] == pytest.approx([0.4, 0.04])
