@@ -203,7 +203,9 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
         with jobs.fitting(config):
             metrics = evaluate_on(batches, count, watch)
         for name in found:
-            tell_unreadable(step, split, name)
+            if name not in named:  # by an evaluation before
+                named.add(name)
+                tell_unreadable(step, split, name)
         log.write(split, step, **metrics, seconds=time.perf_counter() - began)
         return metrics
 
@@ -268,12 +270,14 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
     if begun:
         log.write("start", 0, **begun)
     profiler = Profiler(config.profile_steps, run / PROFILE if cluster.is_chief else None)
+    missed = [(r["split"], r["image"]) for r in log.kept if r["kind"] == "unreadable"]
+    named = {image for split, image in missed if split != "train"}
     unreadable: list[str] = []  # filled by the input's threads, told by the loop
     bad_images = pipelines.BadImages(
         images,
         config.max_bad_fraction,
         unreadable.append,
-        known=[r["image"] for r in log.kept if r["kind"] == "unreadable" and r["split"] == "train"],
+        known=[image for split, image in missed if split == "train"],
     )
     try:
         metrics = loop.train(

@@ -8,6 +8,7 @@ FLAGS = {
     "dataset": "cifar10",
     "train_steps": 64_000,
     "batch_size": 128,
+    "lr_schedule": "piecewise",
     "lr_drops": [32_000, 48_000],
     "seed": 0,
 }

@@ -45,8 +45,7 @@ def test_an_unreadable_image_is_named_and_costs_its_weight_only(
     monkeypatch.chdir(tmp_path)
     (pictures / "train/dark/3.jpg").write_bytes(b"not an image")
     (pictures / "val/light/2.jpg").write_bytes(b"")
-    # Once, after the last step: each evaluation names what it cannot read.
-    flags = [*SMALL, "--run_dir=r", "--evaluate_every=6"]
+    flags = [*SMALL, "--run_dir=r", "--evaluate_every=2"]
     assert main(["--dataset=folder", f"--data_dir={pictures}", *flags]) == 0
     told = capsys.readouterr().out
     records = _log(tmp_path / "r")
@@ -57,6 +56,8 @@ def test_an_unreadable_image_is_named_and_costs_its_weight_only(
     ]
     assert [r["step"] for r in records if r["kind"] == "train"] == [3, 6]
     assert {r["split"] for r in records if r["kind"] == "unreadable"} == {"train", "test"}
+    tests = [record["images"] for record in records if record["kind"] == "test"]
+    assert tests == [7, 7, 7], "named at the first one, left out of all"
     assert "of 7 images wrong" in told
 
 

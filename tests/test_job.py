@@ -22,7 +22,7 @@ from resnet_keras.models import build_model
 
 TINY = [
     "--dataset=digits", "--model=cifar_resnet8", "--batch_size=32", "--train_steps=12",
-    "--log_every=5", "--steps_per_call=3",
+    "--log_every=5", "--steps_per_call=3", "--lr_schedule=piecewise",
 ]  # fmt: skip
 
 
