@@ -35,7 +35,7 @@ def test_responses_are_numpys_standard_deviations(cpus, name, replicas):
     images = RANDOM.normal(size=(13, 32, 32, 3)).astype(np.float32)
     data = _batches(images, 4)
     batches = strategy.distribute_datasets_from_function(lambda context: data)
-    found = make_measure_responses(model, strategy)(batches, 4)
+    found = make_measure_responses(model, strategy)(batches, 4 // replicas)
     names = [f"conv{s}_block1_{i}_bn" for s in (2, 3, 4) for i in (1, 2)]
     taps = [model.get_layer(layer).output for layer in ("conv1_bn", *names)]
     tapped = keras.Model(model.input, taps)(images, training=False)

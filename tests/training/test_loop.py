@@ -343,8 +343,6 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_pat
     told = str(caught.value)
     assert re.search(r"of step (8|9|1\d) is not finite, at a learning rate of 1e\+30", told)
     assert "back at the checkpoint of step 7" in told
-    for a, b in zip(before, broken.weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
     for a, b in zip(before, Run(run.folder).weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
