@@ -99,7 +99,8 @@ def runs_compared(config: Config) -> list[Config]:
         dataclasses.replace(
             run,
             data_dir=config.data_dir or run.data_dir,
-            validation_images=min(config.validation_images, run.validation_images),  # 0: the test
+            # Each on what it held out, unless the test set is asked for.
+            validation_images=run.validation_images if config.validation_images else 0,
         )
         for run in runs
     ]
