@@ -18,8 +18,8 @@ from resnet_keras.training.runs import CHECKPOINT, is_run
 _OF_NETWORKS = ("train", "evaluate", "responses", "export")  # modes that read runs or make them
 _OF_DATA = (*_OF_NETWORKS, "prepare")  # modes that read images
 # What a test of a run is asked, and where its result goes.
-RESULT_FLAGS = (
-    *("views", "scales", "checkpoint", "batchnorm_statistics", "output_dir", "ensemble", "runs"),
+RESULT_FLAGS = tuple(
+    "views scales checkpoint batchnorm_statistics output_dir ensemble runs".split()
 )
 STARTS = ("init_from", "init_weights")  # weights that training starts from
 
