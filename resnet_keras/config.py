@@ -27,6 +27,7 @@ MODES = (
 PRECISIONS = ("float32", "bfloat16", "float16", "auto")
 FORMATS = ("jsonl", "ilsvrc", "readme")
 PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
+OPTIMIZERS = ("momentum", "muon")
 LR_SCHEDULES = ("piecewise", "plateau", "cosine")
 VIEWS = ("center", "ten_crop", "dense", "multi_scale", "multi_crop")
 
@@ -124,6 +125,15 @@ class Config:
         "0.8 for ResNet-110 (Sec. 4.2), 0 is no such warm-up", low=0,
     )  # fmt: skip
     warmup_learning_rate: float = _flag(0.01, "rate until --warmup_until_error is passed", low=0)
+    optimizer: str = _flag(
+        "momentum", "momentum is SGD with it, the paper's; muon makes the momentum of each "
+        "convolution but the first orthogonal, and takes --muon_learning_rate there: networks with "
+        "batch normalisation", choices=OPTIMIZERS,
+    )  # fmt: skip
+    muon_learning_rate: float = _flag(
+        0.03, "rate of --optimizer=muon at the start; it rises and falls as --learning_rate does",
+        low=0,
+    )  # fmt: skip
     momentum: float = _flag(0.9, "momentum, Caffe's form: v = m v + lr g", low=0)
     weight_decay: float = _flag(1e-4, "L2 coefficient added to the gradient (coupled)", low=0)
     decay: str = _flag("kernels", "variables that decay", choices=("kernels", "all"))

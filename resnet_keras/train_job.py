@@ -24,7 +24,7 @@ from resnet_keras.init_from import start_from
 from resnet_keras.training import loop, schedules
 from resnet_keras.training.checkpoints import Checkpoints
 from resnet_keras.training.logs import Log
-from resnet_keras.training.optimizers import LossScale, MomentumSGD, all_finite
+from resnet_keras.training.optimizers import LossScale, MomentumSGD, Muon, all_finite
 from resnet_keras.training.profiling import Profiler
 from resnet_keras.training.recompute import recomputed
 from resnet_keras.training.runs import BEST, CHECKPOINT, PROFILE, held, open_run
@@ -129,7 +129,7 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
     keras.utils.set_random_seed(config.seed)
     with strategy.scope():
         model = jobs.build(config, source, recipe)
-        optimizer = MomentumSGD(config.momentum, config.weight_decay, config.decay)
+        optimizer = _optimizer(config)
         optimizer.build(model.trainable_variables)
         loss_scale = LossScale() if config.precision == "float16" else None
         # A run that is resumed has its own weights.
@@ -420,6 +420,13 @@ def _schedule(config: Config) -> schedules.Schedule:
     if config.warmup_until_error:
         return schedules.warmup_until_learning(schedule, config.warmup_learning_rate)
     return schedule
+
+
+def _optimizer(config: Config) -> MomentumSGD | Muon:
+    momentum = MomentumSGD(config.momentum, config.weight_decay, config.decay)
+    if config.optimizer == "muon":
+        return Muon(momentum, config.muon_learning_rate / config.learning_rate)
+    return momentum
 
 
 def _recomputed(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:

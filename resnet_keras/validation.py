@@ -116,6 +116,7 @@ def validate(config: Config) -> None:
             _validate_views(config, recipe)
         if config.mode == "train":
             _validate_small_images(config, recipe)
+            _validate_optimizer(config)
 
 
 def check_data(config: Config) -> None:
@@ -162,6 +163,22 @@ def _validate_small_images(config: Config, recipe: pipelines.Recipe) -> None:
         raise InputError(
             f"--small_image_size={size}: give at least {spec.min_size} and less than the "
             f"{recipe.image_size} pixels of the images."
+        )
+
+
+def _validate_optimizer(config: Config) -> None:
+    if config.optimizer != "muon":
+        return
+    spec = architecture(config.model)
+    if isinstance(spec, VGGSpec) and not spec.batch_norm:
+        raise InputError(
+            f"--optimizer=muon has no place beside --model={config.model}, which has no batch "
+            "normalisation: leave it out."
+        )
+    if not config.learning_rate:
+        raise InputError(
+            "--learning_rate=0.0 is no rate beside --optimizer=muon, whose own rate follows it: "
+            "give more than 0."
         )
 
 

@@ -68,6 +68,8 @@ REFUSED = [
         ],
         "less than the 32 pixels",
     ),
+    (["--model=vgg_a", "--optimizer=muon"], "--model=vgg_a, which has no batch normalisation"),
+    (["--optimizer=muon", "--learning_rate=0"], "give more than 0"),
     (["--profile_steps=7"], "20,25"),
     (["--profile_steps=7,5"], "20,25"),
     (["--strategy=central"], "multi_worker"),

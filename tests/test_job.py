@@ -216,6 +216,36 @@ def test_the_first_steps_on_small_images_end_within_a_call_and_a_resume(tmp_path
         assert any((value != other[name]).any() for name, value in whole.items() if "conv" in name)
 
 
+def test_muon_has_its_own_rate_and_goes_on_after_a_resume(tmp_path, told):
+    """At a rate of 0 it sets each inner kernel to norm sqrt(filters), and nothing else."""
+    built = build_model("cifar_resnet8")
+    np.savez(tmp_path / "start.npz", **{v.path: v.numpy() for v in built.variables})
+
+    def weights(run, *arguments) -> dict[str, np.ndarray]:
+        flags = ["--optimizer=muon", "--init_weights=start.npz", "--export=false"]
+        told(*TINY, *flags, f"--run_dir={run}", *arguments)
+        return processes.tensors(tmp_path / run)
+
+    whole = weights("whole", "--train_steps=3")
+    weights("parts", "--train_steps=2")
+    parts = weights("parts", "--train_steps=3")
+    for name, value in whole.items():
+        assert value.tobytes() == parts[name].tobytes(), name
+
+    still = weights("still", "--train_steps=3", "--muon_learning_rate=0")
+    compared = 0
+    for variable in built.trainable_variables[1:]:
+        if len(variable.shape) != 4:
+            continue
+        start = variable.numpy()
+        path = variable.path.replace("/", ".S")
+        found = still[f"model/{path}/.ATTRIBUTES/VARIABLE_VALUE"]
+        wanted = start * variable.shape[-1] ** 0.5 / np.linalg.norm(start)
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+        compared += 1
+    assert compared == 6
+
+
 def test_rate_momentum_and_decay_of_the_flags_reach_every_weight(tmp_path, told):
     """In NumPy, on a network that is dead: behind a last offset of -1000, every ReLU gives 0.
 

@@ -1,4 +1,4 @@
-"""SGD as the paper's framework ran it, and the loss scale that float16 needs."""
+"""SGD as the paper's framework ran it, Muon beside it, and the loss scale that float16 needs."""
 
 from collections.abc import Sequence
 
@@ -60,6 +60,89 @@ class MomentumSGD:
             )
 
 
+class Muon:
+    """Orthogonalised momentum for the convolutions but the first; the rest as ``MomentumSGD`` does.
+
+    A kernel is taken as a matrix of filters. Its momentum, with Nesterov's look ahead, is replaced
+    by the nearest matrix whose singular values are all about 1, so no direction of it is slow; the
+    kernel is set to norm sqrt(filters) before each step, which batch normalisation behind it does
+    not see, and so needs no decay (Jordan, Muon, 2024; Jordan, 94% on CIFAR-10 in 3.29 Seconds on
+    a Single GPU, for convolutions). Not the paper's.
+
+    Args:
+        rest: of the first convolution, the classifier, and batch normalisation; not built yet. Its
+            momentum is Muon's, too.
+        ratio: Muon's learning rate, over that of the rest.
+    """
+
+    # Jordan 2024: a quintic iteration that drives singular values of 0..1 towards 1, not to it.
+    COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+    ITERATIONS = 3
+
+    def __init__(self, rest: MomentumSGD, ratio: float) -> None:
+        self.rest = rest
+        self.ratio = ratio
+        self.velocities: list[tf.Variable] = []
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        """Create the velocities, inside the strategy's scope."""
+        kernels = [index for index, v in enumerate(variables) if len(v.shape) == 4][1:]
+        # Kernels of the same shape are made orthogonal together: many small products are slow.
+        self._groups: dict[tuple[int, ...], list[int]] = {}
+        for index in kernels:
+            self._groups.setdefault(tuple(variables[index].shape), []).append(index)
+        self._variables = [variable.value for variable in variables]
+        self._others = [index for index in range(len(variables)) if index not in kernels]
+        self.rest.build([variables[index] for index in self._others])
+        self._own = {index: tf.Variable(tf.zeros(variables[index].shape)) for index in kernels}
+        self._paths = {index: variables[index].path for index in kernels}
+        self.velocities = [*self._own.values(), *self.rest.velocities]
+
+    @property
+    def state(self) -> dict[str, tf.Variable]:
+        """The velocities by the paths of their variables."""
+        return self.rest.state | {self._paths[index]: v for index, v in self._own.items()}
+
+    def apply(self, gradients: Sequence[tf.Tensor], learning_rate: tf.Tensor) -> None:
+        """Update the variables of one replica; see ``MomentumSGD.apply``."""
+        self.rest.apply([gradients[index] for index in self._others], learning_rate)
+        momentum, rate = self.rest.momentum, self.ratio * learning_rate
+        for shape, indices in self._groups.items():
+            filters = shape[-1]
+            ahead = []
+            for index in indices:
+                velocity = momentum * self._own[index] + gradients[index]
+                _assign(self._own[index], velocity)
+                ahead.append(gradients[index] + momentum * velocity)
+            # [kernels, filters, pixels x channels]: filters are fewer, their products smaller.
+            matrices = tf.reshape(tf.stack(ahead), [len(indices), -1, filters])
+            directions = orthogonalise(tf.transpose(matrices, [0, 2, 1]))
+            updates = tf.reshape(tf.transpose(directions, [0, 2, 1]), [len(indices), *shape])
+            for index, update in zip(indices, tf.unstack(updates), strict=True):
+                kernel = tf.convert_to_tensor(self._variables[index])
+                kernel *= filters**0.5 / tf.norm(kernel)
+                _assign(self._variables[index], kernel - rate * update)
+
+
+def orthogonalise(matrices: tf.Tensor) -> tf.Tensor:
+    """Return matrices with the same singular vectors, and singular values near 1.
+
+    Args:
+        matrices: float32 [n, rows, columns], of any scale.
+
+    Returns:
+        float32 [n, rows, columns]. Singular values of 0.02 times the Frobenius norm and more come
+        to lie in 0.68..1.21; zeros stay zero.
+    """
+    a, b, c = Muon.COEFFICIENTS
+    norms = tf.norm(matrices, axis=[-2, -1], keepdims=True)
+    found = tf.math.divide_no_nan(matrices, norms)
+    for _ in range(Muon.ITERATIONS):
+        squares = tf.matmul(found, found, transpose_b=True)
+        found = a * found + tf.matmul(b * squares + c * tf.matmul(squares, squares), found)
+    return found
+
+
 class LossScale:
     """The factor that keeps float16 gradients from vanishing, found by trial.
 
@@ -94,3 +177,8 @@ class LossScale:
 def all_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     """Tell whether no tensor holds an infinity or a NaN: bool scalar."""
     return tf.reduce_all([tf.reduce_all(tf.math.is_finite(tensor)) for tensor in tensors])
+
+
+def _assign(variable: tf.Variable, value: tf.Tensor) -> None:
+    """Set one replica's copy by itself."""
+    tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)

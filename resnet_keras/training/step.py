@@ -6,7 +6,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from resnet_keras.training.optimizers import LossScale, MomentumSGD, all_finite
+from resnet_keras.training.optimizers import LossScale, MomentumSGD, Muon, all_finite
 from resnet_keras.training.strategy import moving_statistics
 
 
@@ -27,7 +27,7 @@ class Steps(NamedTuple):
 
 def make_train_function(
     model: keras.Model,
-    optimizer: MomentumSGD,
+    optimizer: MomentumSGD | Muon,
     strategy: tf.distribute.Strategy,
     *,
     batch_size: int,
