@@ -77,18 +77,19 @@ def is_large(config: Config) -> bool:
     return config.make_recipe().image_size >= LARGE
 
 
-def rate(root: Path, *, large: bool) -> tuple[float | None, str]:
+def rate(root: Path, config: Config) -> tuple[float | None, str]:
     """Return multiply-adds a second, and how they were measured; None where that fails.
 
     Args:
         root: folder of runs. Those made on such a processor as this one's tell it.
-        large: whether the images are; see ``is_large``. On others the speed is another.
+        config: whose training it is about; with images of another kind (``is_large``), or in
+            another precision, the speed is another.
     """
-    rates = list(_measured(root, large))
+    rates = list(_measured(root, config))
     if rates:
         return statistics.median(rates), f"measured by the runs in {root}"
     done = subprocess.run(
-        [sys.executable, "-m", "resnet_keras.training.speed"],
+        [sys.executable, "-m", "resnet_keras.training.speed", config.precision],
         env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
         capture_output=True,
         text=True,
@@ -98,7 +99,7 @@ def rate(root: Path, *, large: bool) -> tuple[float | None, str]:
     return float(done.stdout), "measured just now on one block"
 
 
-def _measured(root: Path, large: bool) -> Iterator[float]:
+def _measured(root: Path, config: Config) -> Iterator[float]:
     here, count = cpu(), cores()
     for file in sorted(root.glob(f"*/{LOG}")):
         try:
@@ -107,7 +108,9 @@ def _measured(root: Path, large: bool) -> Iterator[float]:
             if (made_on["cpu"], made_on.get("cores", count)) != (here, count):
                 continue
             # What is computed twice is not in the cost of a step.
-            if run.recompute or is_large(run) != large:
+            if run.recompute:
+                continue
+            if (is_large(run), run.precision) != (is_large(config), config.precision):
                 continue
             cost = (1 + BACKWARD) * forward_cost(run)
             records = map(json.loads, file.read_bytes().split(b"\n")[:-1])

@@ -65,8 +65,9 @@ def reproduce(config: Config) -> int:
     for run in runs if not config.dry_run else ():
         # All of them before any is run: what is wrong with the last must not cost the others.
         _config(run, config, command_line.parse)
-    large = costs.is_large(_config(runs[0], config, command_line.read))
-    print(f"{experiment.title}\n\n{_estimate(steps, costs.rate(root, large=large), large=large)}")
+    first = _config(runs[0], config, command_line.read)
+    estimate = _estimate(steps, costs.rate(root, first), large=costs.is_large(first))
+    print(f"{experiment.title}\n\n{estimate}")
     print()
     for step in steps:
         command = ["-m", "resnet_keras.main", *step.arguments]

@@ -18,6 +18,7 @@ from conftest import ROOT
 from processes import last_step, running, saved_step
 
 from resnet_keras import command_line, costs, reproduce
+from resnet_keras.config import Config
 from resnet_keras.errors import InputError
 from resnet_keras.main import main
 from resnet_keras.reporting.experiments import EXPERIMENTS, Experiment, Row
@@ -315,19 +316,22 @@ def test_the_speed_is_of_such_runs_on_this_machine(tiny):
     arguments = _planned()[0].arguments
     speed = 1_000 * 3
     run = _write_run(arguments)
-    assert list(costs._measured(Path("runs"), large=False)) == [speed * 12_239_488]
-    assert list(costs._measured(Path("runs"), large=True)) == []
+    small = Config(dataset="cifar10", model="cifar_resnet20")
+    large = Config(dataset="cifar10", model="cifar_resnet20", image_size=224)
+    assert list(costs._measured(Path("runs"), small)) == [speed * 12_239_488]
+    assert list(costs._measured(Path("runs"), large)) == []
     saved = json.loads((run / "config.json").read_text())
 
     def rewrite(flags, **others):
         content = {**saved, "flags": saved["flags"] | flags, **others}
         (run / "config.json").write_text(json.dumps(content))
-        return list(costs._measured(Path("runs"), large=False))
+        return list(costs._measured(Path("runs"), small))
 
     assert rewrite({"image_size": 16}) == [speed * ((12_239_488 - 640) // 4 + 640)]
     assert rewrite({"classes": ["0", "1", "2"]}) == [speed * (12_239_488 - 7 * 64)]
     assert rewrite({"small_image_size": 16, "small_image_steps": 4}) == []
     assert rewrite({"recompute": True}) == []
+    assert rewrite({"precision": "bfloat16"}) == []
     assert rewrite({"model": "none"}) == []
     assert rewrite({"batch_size": "many"}) == []
     assert rewrite({"lr_drops": None}) == []
@@ -502,7 +506,7 @@ def test_the_speed_of_a_block_is_near_that_of_a_matrix_product(monkeypatch):
         matrix @ matrix
         seconds.append(time.perf_counter() - began)
     monkeypatch.setattr(speed, "SECONDS", 0.2)
-    assert 0.05 < speed.measure() * min(seconds) / 2048**3 < 4
+    assert 0.05 < speed.measure("float32") * min(seconds) / 2048**3 < 4
     # Two 3x3 convolutions of 128 channels at 28x28 pixels are 231,211,008 an image (Table 1).
     assert speed.MULTIPLY_ADDS == 3 * 64 * 231_211_008
 
@@ -510,7 +514,7 @@ def test_the_speed_of_a_block_is_near_that_of_a_matrix_product(monkeypatch):
 @pytest.mark.slow
 def test_the_speed_of_a_block_is_all_that_its_process_prints():
     done = subprocess.run(
-        [sys.executable, "-m", "resnet_keras.training.speed"],
+        [sys.executable, "-m", "resnet_keras.training.speed", "float32"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert 1e9 < float(done.stdout) < 1e15

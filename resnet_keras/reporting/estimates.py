@@ -40,16 +40,19 @@ def hours_here(rows: Sequence[Row], runs: Sequence[Run], plans: Mapping[str, Pla
     Args:
         rows: of one experiment.
         runs: on the machine of the newest, those of a row's network count for it, else those of
-            such networks as the rows'; "" where there are none.
+            such networks as the rows'; "" where there are none. In another precision the speed is
+            another.
         plans: by configuration.
     """
     found = _plans(rows, plans)
-    families = {_family(plan.flags["model"]) for plan in found}
+    families = {(_family(p.flags["model"]), p.flags["precision"]) for p in found}
     speeds: dict[str, list[tuple[str, float]]] = collections.defaultdict(list)
     newest: dict[str, str] = {}
     for run in runs:
         plan, speed = plans.get(configuration(run.name)[0]), learning.speed(run)
-        if plan is None or speed is None or _family(plan.flags["model"]) not in families:
+        if plan is None or speed is None:
+            continue
+        if (_family(plan.flags["model"]), plan.flags["precision"]) not in families:
             continue
         # With other values, the plan's cost is not the run's.
         same = all(run.flags.get(name) == plan.flags.get(name) for name in COSTLY)

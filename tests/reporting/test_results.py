@@ -149,6 +149,9 @@ def test_what_is_not_run_costs_hours_at_the_speed_of_what_was():
     vgg = dataclasses.replace(PLAN, flags=PLAN.flags | {"model": "lab_vgg16"})
     lab = ran(name="lab_vgg16", model="lab_vgg16")
     assert told(lab, plans=plans | {"lab_vgg16": vgg}) == unknown, "of another family"
+    half = dataclasses.replace(PLAN, flags=PLAN.flags | {"precision": "bfloat16"})
+    fast = ran(name="cifar_r32", precision="bfloat16")
+    assert told(fast, plans=plans | {"cifar_r32": half}) == unknown, "in another precision"
 
 
 def test_hours_are_at_the_speed_of_the_same_network_where_it_was_run():
