@@ -137,6 +137,10 @@ class Config:
     momentum: float = _flag(0.9, "momentum, Caffe's form: v = m v + lr g", low=0)
     weight_decay: float = _flag(1e-4, "L2 coefficient added to the gradient (coupled)", low=0)
     decay: str = _flag("kernels", "variables that decay", choices=("kernels", "all"))
+    label_smoothing: float = _flag(
+        0.0, "share of each label that is spread over all classes; the log tells the loss without "
+        "it", low=0,
+    )  # fmt: skip
     precision: str = _flag(
         "float32", "bfloat16 and float16 (with loss scaling) are mixed: variables, statistics, "
         "classifier and loss in float32; auto is bfloat16 where the hardware has it, else float32",

@@ -286,7 +286,7 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
                 steps_per_call=config.steps_per_call,
                 accumulation_steps=config.accumulation_steps, loss_scale=loss_scale,
                 forward=forward, window=config.small_image_size,
-                window_steps=config.small_image_steps,
+                window_steps=config.small_image_steps, label_smoothing=config.label_smoothing,
             ),
             _open_stream(
                 config, strategy, source, recipe, on_bad=bad_images.add, guarded=not alone,

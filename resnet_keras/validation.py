@@ -66,8 +66,10 @@ def validate(config: Config) -> None:
             f"--profile_steps={_listed(config.profile_steps)}: give the first and the last step, "
             "e.g. 20,25."
         )
-    if config.momentum >= 1:
-        raise InputError(f"--momentum={config.momentum} is out of range: give 0 <= momentum < 1.")
+    for name in ("momentum", "label_smoothing"):
+        value = getattr(config, name)
+        if value >= 1:
+            raise InputError(f"--{name}={value} is out of range: give 0 <= {name} < 1.")
     needs = {"predict": ("saved_model", "images"), "prepare": ("output_dir", "output_name")}
     missing = [name for name in needs.get(config.mode, ()) if not getattr(config, name)]
     # Without either, prepare computes the statistics of a data set that is prepared already.

@@ -48,6 +48,7 @@ REFUSED = [
     (["--batch_size=many"], "batch_size"),
     (["--learning_rate=nan"], "0 or more"),
     (["--momentum=1"], "< 1"),
+    (["--label_smoothing=1"], "< 1"),
     (["--precision=float64"], "float32, bfloat16, float16, auto"),
     (
         ["--export_precision=float16"],

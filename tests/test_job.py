@@ -216,6 +216,19 @@ def test_the_first_steps_on_small_images_end_within_a_call_and_a_resume(tmp_path
         assert any((value != other[name]).any() for name, value in whole.items() if "conv" in name)
 
 
+def test_smoothed_labels_change_the_step_and_not_the_loss_that_is_told(tmp_path, told):
+    found = []
+    for smoothing in (0.0, 0.5):
+        told(*TINY, "--train_steps=1", f"--label_smoothing={smoothing}", "--export=false",
+             "--restart", "--run_dir=run")  # fmt: skip
+        losses = [r["loss"] for r in processes.records(tmp_path / "run") if r["kind"] == "train"]
+        bias = "model/predictions.Sbias/.ATTRIBUTES/VARIABLE_VALUE"
+        found.append((losses, processes.tensors(tmp_path / "run")[bias]))
+    (plain, moved), (smoothed, moved_less) = found
+    assert plain == smoothed
+    assert np.abs(moved_less - moved).max() > 1e-4
+
+
 def test_muon_has_its_own_rate_and_goes_on_after_a_resume(tmp_path, told):
     """At a rate of 0 it sets each inner kernel to norm sqrt(filters), and nothing else."""
     built = build_model("cifar_resnet8")

@@ -38,14 +38,16 @@ def make_train_function(
     forward: Callable[[tf.Tensor], tf.Tensor] | None = None,
     window: int = 0,
     window_steps: int = 0,
+    label_smoothing: float = 0.0,
 ) -> Callable[..., Steps]:
     """Return a function that makes several steps in one compiled call.
 
     The function takes an iterator of ``{"image", "label", "weight"}`` batches, the learning rates
     of the next ``steps_per_call`` steps or more, of which it uses the first ``count``, that
     ``count``, the number of steps made before, and whether this worker wants to stop. It returns
-    ``Steps``. The cross-entropy is without the decay term, which the optimizer adds to the
-    gradient. Every step waits for the one before, so a failing iterator leaves whole steps.
+    ``Steps``. The cross-entropy is that of the labels as they are, without the decay term, which
+    the optimizer adds to the gradient. Every step waits for the one before, so a failing iterator
+    leaves whole steps.
 
     Args:
         model: returns logits.
@@ -62,6 +64,7 @@ def make_train_function(
         window: pixels a side that the first ``window_steps`` steps see of the images, at a place
             drawn for the whole batch from seed and step; the model must take any image size.
         window_steps: no call of the function may begin before it and end behind it.
+        label_smoothing: share of each label that gradients spread over all classes.
     """
     dropouts = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
     variables = [variable.value for variable in model.trainable_variables]
@@ -95,7 +98,11 @@ def make_train_function(
             losses = batch["weight"] * tf.nn.sparse_softmax_cross_entropy_with_logits(
                 batch["label"], logits
             )
-            loss = tf.reduce_sum(losses) / batch_size
+            smoothed = losses
+            if label_smoothing:
+                even = -tf.reduce_mean(tf.nn.log_softmax(logits), axis=-1) * batch["weight"]
+                smoothed = (1 - label_smoothing) * losses + label_smoothing * even
+            loss = tf.reduce_sum(smoothed) / batch_size
             if loss_scale:
                 loss *= loss_scale.factor
         gradients = tape.gradient(loss, variables)

@@ -74,3 +74,28 @@ def test_places_follow_from_seed_and_step_alone(cpus):
     assert _losses(SMALL_STEPS, start=7) == expected[7:]
     assert _losses(SMALL_STEPS, strategy=mirrored(cpus[:2])) == pytest.approx(expected, abs=1e-6)
     assert _losses(SMALL_STEPS, seed=2) != expected
+
+
+def test_smoothed_labels_move_the_weights_and_leave_the_loss_that_is_told():
+    """By hand: the offsets' gradient is softmax - (0.9 label + 0.1 / 3), the third image's none."""
+    start, smoothing = np.array([1.0, 0.0, -0.5]), 0.1
+    image = keras.Input((2, 2, 1))
+    model = keras.Model(image, keras.layers.Dense(3)(keras.layers.Flatten()(image)))
+    kernel, bias = model.trainable_variables
+    kernel.assign(np.zeros((4, 3)))
+    bias.assign(start)
+    strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+    optimizer = MomentumSGD(0.0, 0.0)
+    optimizer.build(model.trainable_variables)
+    labels, weights = np.array([0, 2, 1], np.int32), np.array([1, 1, 0], np.float32)
+    batch = {"image": np.ones((3, 2, 2, 1), np.float32), "label": labels, "weight": weights}
+    function = make_train_function(
+        model, optimizer, strategy, batch_size=3, seed=0, steps_per_call=1,
+        label_smoothing=smoothing,
+    )  # fmt: skip
+    found = function(iter(tf.data.Dataset.from_tensors(batch)), [1.0], 1, 0)
+    shares = np.exp(start) / np.exp(start).sum()
+    targets = (1 - smoothing) * np.eye(3)[labels] + smoothing / 3
+    gradient = (weights[:, None] * (shares - targets)).sum(0) / 3
+    np.testing.assert_allclose(bias, start - gradient, atol=1e-6)
+    assert found.sums[0][0] == pytest.approx(-np.log(shares[[0, 2]]).sum(), abs=1e-5)
