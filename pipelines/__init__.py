@@ -13,7 +13,7 @@ from pipelines.recipes import RECIPES, Recipe, recipe
 from pipelines.statistics import Statistics
 
 if TYPE_CHECKING:
-    from pipelines.loader import test_batches, train_batches
+    from pipelines.loader import is_pad_crop, test_batches, train_batches
     from pipelines.prepare import compute_statistics
     from pipelines.preprocessing import (
         fingerprint,
@@ -30,6 +30,7 @@ _LAZY = {
     "Source": "sources",
     "compute_statistics": "prepare",
     "fingerprint": "preprocessing",
+    "is_pad_crop": "loader",
     "mean_and_std": "preprocessing",
     "normalise": "preprocessing",
     "open_source": "sources",
@@ -55,6 +56,7 @@ __all__ = [
     "describe",
     "fingerprint",
     "first_line",
+    "is_pad_crop",
     "mean_and_std",
     "normalise",
     "open_source",

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines import order, transforms
+from pipelines.errors import DataError
 from pipelines.preprocessing import View, augment, mean_and_std, preprocess, single_view
 from pipelines.recipes import Recipe
 from pipelines.sources import Source
@@ -52,7 +53,13 @@ def train_batches(
     keep_freed_memory()
     split = source.splits["train"]
     shard = (shard_index, shard_count)
-    if isinstance(split, ArraySplit) and is_pad_crop(split, recipe):
+    at_once = is_pad_crop(split, recipe)
+    if recipe.alternate_flips and not at_once:
+        raise DataError(
+            f"Flips alternate where the images are in memory, {recipe.image_size} pixels a side; "
+            "these are not: leave alternate_flips out."
+        )
+    if isinstance(split, ArraySplit) and at_once:
         data = _pad_crop_batches(source, split, recipe, batch_size, seed, start, shard)
         return data.prefetch(2).with_options(options())
     if isinstance(split, RecordSplit):
@@ -216,10 +223,11 @@ def _blank(spec: dict[str, tf.TensorSpec]) -> dict[str, Any]:
     }
 
 
-def is_pad_crop(split: ArraySplit, recipe: Recipe) -> bool:
+def is_pad_crop(split: Split, recipe: Recipe) -> bool:
     """Tell whether whole batches can be padded and cropped at once."""
-    size = recipe.image_size
-    return recipe.crop == "padded" and split.images.shape[1:3] == (size, size)
+    sides = (recipe.image_size,) * 2
+    in_memory = isinstance(split, ArraySplit) and split.images.shape[1:3] == sides
+    return recipe.crop == "padded" and in_memory
 
 
 def _pad_crop_batches(
@@ -243,10 +251,15 @@ def _pad_crop_batches(
     # padded before, and its mean is subtracted too.
     mean = np.pad(mean, border, mode="constant" if recipe.padding_value == "mean" else "edge")
     flat_mean = tf.constant(mean.reshape(-1, 3))
+    first_flips = order.drawn_once(len(split), seed) < 0.5
 
-    def batch(_: tf.Tensor, index: tf.Tensor, uniform: tf.Tensor) -> Example:
+    def batch(position: tf.Tensor, index: tf.Tensor, uniform: tf.Tensor) -> Example:
+        flips = uniform[:, 2] < 0.5
+        if recipe.alternate_flips:
+            turned = position // len(split) % 2 == 1
+            flips = tf.gather(first_flips, index) != turned
         rows, columns = transforms.crop_positions(
-            uniform, size=size, padding=padding, flip=recipe.flip
+            uniform, flips if recipe.flip else None, size=size, padding=padding
         )
         place = rows * padded + columns
         first = tf.cast(index, tf.int32)[:, None, None] * padded**2

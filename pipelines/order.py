@@ -9,7 +9,7 @@ from pipelines.splits import RecordSplit
 from pipelines.transforms import STREAMS
 
 # Streams of random numbers beside those of transforms.py.
-_ORDER, _FILES, _UNIFORM = 8, 9, 10
+_ORDER, _FILES, _UNIFORM, _FIRST = 8, 9, 10, 11
 # Records that wait, still encoded, to be drawn at random; about 0.2 GB of ImageNet.
 SHUFFLE_RECORDS = 2048
 # Shards that are read in turn.
@@ -44,6 +44,11 @@ def shuffled_indices(
         )
 
     return _epochs(start // size, epoch)
+
+
+def drawn_once(size: int, seed: int) -> tf.Tensor:
+    """Draw a uniform number in [0, 1) for each image, the same in all epochs; float32 [size]."""
+    return tf.random.stateless_uniform([size], _seed(seed, _FIRST, tf.constant(0, tf.int64)))
 
 
 def shuffled_records(

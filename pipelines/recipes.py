@@ -17,6 +17,8 @@ class Recipe:
     aspect ratio in `ratios` (width / height), to the image_size square.
     padding_value: "mean" pads after the mean is subtracted, "black" pads the pixels with 0.
     colour_std: standard deviation of AlexNet's colour shift; 0 leaves colours alone.
+    alternate_flips: half of the images, drawn once, are flipped in the first epoch, the others in
+    the next, and so on; of "padded" images in memory only.
     subtract: "pixel_mean" falls back to the channel mean where no mean image of the size exists.
     channel_mean, channel_std: RGB, 0..255; None takes the data set's.
     test_shorter_side: the whole test image is resized to it, then its centre square is cut.
@@ -36,6 +38,7 @@ class Recipe:
     areas: tuple[float, float] = (1.0, 1.0)
     ratios: tuple[float, float] = (1.0, 1.0)
     flip: bool = True
+    alternate_flips: bool = False
     colour_std: float = 0.0
     subtract: Literal["pixel_mean", "channel_mean"] = "pixel_mean"
     divide_by_std: bool = False
@@ -157,6 +160,7 @@ def recipe(
     antialias: bool | None = None,
     channel_mean: tuple[float, ...] | None = None,
     channel_std: tuple[float, ...] | None = None,
+    alternate_flips: bool = False,
 ) -> Recipe:
     """Return a recipe, changed as asked.
 
@@ -165,6 +169,7 @@ def recipe(
     antialias: the same choice in training and testing.
     channel_mean, channel_std: of pixels in 0..1, instead of the data set's; a given mean is
     subtracted instead of the per-pixel mean, a given deviation is divided by.
+    alternate_flips: of recipes that pad and flip.
     Raises DataError.
     """
     if name not in RECIPES:
@@ -184,6 +189,10 @@ def recipe(
         )
         if min(channel_std) <= 0:
             raise DataError(f"channel_std is {channel_std}; each number must be above 0.")
+    if alternate_flips:
+        if chosen.crop != "padded" or not chosen.flip:
+            raise DataError(f"The recipe {name} does not pad and flip: leave alternate_flips out.")
+        chosen = dataclasses.replace(chosen, alternate_flips=True)
     return chosen
 
 

@@ -169,18 +169,19 @@ def random_padded_crop(
 
 
 def crop_positions(
-    uniform: tf.Tensor, *, size: int, padding: int, flip: bool
+    uniform: tf.Tensor, flips: tf.Tensor | None, *, size: int, padding: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Draw the pad-crop-flip of a batch as rows and columns of the padded images.
 
-    uniform: float32 [B, 3] in [0, 1), for the vertical and horizontal offset and the flip.
+    uniform: float32 [B, 2 or more] in [0, 1), for the vertical and horizontal offset.
+    flips: bool [B]; None flips nothing.
     Returns int32 rows [B, size, 1] and columns [B, 1, size], in 0 .. size + 2 * padding - 1.
     """
     offset = integer_between(0, 2 * padding, uniform[:, :2])
     steps = tf.range(size)
     columns = tf.broadcast_to(steps, [tf.shape(uniform)[0], size])
-    if flip:
-        columns = tf.where(uniform[:, 2:] < 0.5, size - 1 - columns, columns)
+    if flips is not None:
+        columns = tf.where(flips[:, None], size - 1 - columns, columns)
     rows = offset[:, :1] + steps
     return rows[:, :, None], (offset[:, 1:] + columns)[:, None, :]
 

@@ -95,6 +95,9 @@ class Config:
         "auto", "low-pass filter before shrinking; auto is the recipe's: not in training, but in "
         "evaluation and export", choices=("auto", "true", "false"),
     )  # fmt: skip
+    alternate_flips: bool = _flag(
+        False, "flip each image in every other epoch in place of at random; sets in memory"
+    )
     small_image_size: int = _flag(
         0, "pixels a side of the window that the first --small_image_steps see of each batch: more "
         "images in the same time; residual and plain networks", low=0,
@@ -297,6 +300,7 @@ class Config:
             antialias=None if self.antialias == "auto" else self.antialias == "true",
             channel_mean=self.channel_mean or None,
             channel_std=self.channel_std or None,
+            alternate_flips=self.alternate_flips,
         )
 
     def evaluation_scales(self, view: str, recipe: pipelines.Recipe) -> tuple[int, ...]:

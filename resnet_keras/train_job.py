@@ -342,6 +342,11 @@ def _checked(
     check_batch_size(strategy, config.batch_size, "batch_size", config.accumulation_steps)
     check_batch_size(strategy, config.evaluation_batch_size, "evaluation_batch_size")
     source, recipe = jobs.open_data(config)
+    if recipe.alternate_flips and not pipelines.is_pad_crop(source.splits["train"], recipe):
+        raise InputError(
+            f"--alternate_flips has no place with --dataset={config.dataset}, whose images are not "
+            f"in memory with {recipe.image_size} pixels a side: leave it out."
+        )
     if config.data_service:
         service.check(config.data_service, source)
     if not alone:

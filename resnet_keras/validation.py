@@ -116,6 +116,11 @@ def validate(config: Config) -> None:
             raise InputError(str(error)) from None
         if config.mode == "evaluate":
             _validate_views(config, recipe)
+        if config.alternate_flips and config.data_service:
+            raise InputError(
+                "--alternate_flips has no place beside --data_service, which keeps no epochs: "
+                "leave one out."
+            )
         if config.mode == "train":
             _validate_small_images(config, recipe)
             _validate_optimizer(config)

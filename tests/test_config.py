@@ -71,6 +71,11 @@ REFUSED = [
     ),
     (["--model=vgg_a", "--optimizer=muon"], "--model=vgg_a, which has no batch normalisation"),
     (["--optimizer=muon", "--learning_rate=0"], "give more than 0"),
+    (["--dataset=digits", "--model=cifar_resnet8", "--alternate_flips"], "does not pad and flip"),
+    (
+        ["--dataset=cifar10", "--alternate_flips", "--data_service=grpc://localhost:1"],
+        "--data_service, which",
+    ),
     (["--profile_steps=7"], "20,25"),
     (["--profile_steps=7,5"], "20,25"),
     (["--strategy=central"], "multi_worker"),

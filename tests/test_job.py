@@ -229,6 +229,16 @@ def test_smoothed_labels_change_the_step_and_not_the_loss_that_is_told(tmp_path,
     assert np.abs(moved_less - moved).max() > 1e-4
 
 
+def test_alternating_flips_of_the_flag_reach_the_images(tmp_path, told):
+    def weights(*arguments) -> dict[str, np.ndarray]:
+        told(*TINY, "--recipe=cifar", "--train_steps=2", "--export=false", "--restart",
+             "--run_dir=run", *arguments)  # fmt: skip
+        return processes.tensors(tmp_path / "run")
+
+    usual, alternating = weights(), weights("--alternate_flips")
+    assert any((value != alternating[name]).any() for name, value in usual.items())
+
+
 def test_muon_has_its_own_rate_and_goes_on_after_a_resume(tmp_path, told):
     """At a rate of 0 it sets each inner kernel to norm sqrt(filters), and nothing else."""
     built = build_model("cifar_resnet8")
@@ -369,13 +379,14 @@ def test_what_places_and_data_tell_costs_one_sentence_and_exit_code_2(tmp_path, 
         ("--classes=1,cat", "cat"),
         ("--validation_images=99999", "99999"),
         ("--model=cifar_resnet2000", "too deep"),
+        ("--recipe=cifar --image_size=16 --alternate_flips", "with 16 pixels a side: leave it"),
     ],
 )
 def test_what_only_the_data_or_the_network_tell_costs_one_sentence(
     tmp_path, monkeypatch, capsys, argument, sentence
 ):
     monkeypatch.chdir(tmp_path)
-    assert main([*TINY, argument]) == 2
+    assert main([*TINY, *argument.split()]) == 2
     (told,) = capsys.readouterr().err.strip().splitlines()
     assert sentence in told
     assert not list(tmp_path.glob("**/ckpt-*"))

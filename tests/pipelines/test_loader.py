@@ -1,5 +1,7 @@
 """The streams: order, resume, sharding, masks."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -37,6 +39,44 @@ def test_batches_run_across_epochs_and_show_each_image_once_an_epoch():
         assert sorted(epoch) == list(range(50))
     assert len({tuple(epoch) for epoch in epochs}) == 8
     assert all((batch["weight"] == 1).all() for batch in batches)
+
+
+def test_flips_alternate_from_epoch_to_epoch_and_random_ones_do_not():
+    """Images are brighter to the right, so that those that darken are flipped."""
+    source = numbered(50)
+    ramp = np.broadcast_to(np.arange(0, 64, 2, dtype=np.uint8)[:, None], (50, 32, 32, 3))
+    labels = np.arange(50, dtype=np.int32)
+    source = dataclasses.replace(source, splits={"train": ArraySplit(ramp, labels)})
+
+    def flipped(seed, *, start=0, alternate=True):
+        data = train_batches(
+            source, recipe("cifar", alternate_flips=alternate), batch_size=10, seed=seed,
+            start=start,
+        )  # fmt: skip
+        batches = take(data, 20 - start // 10)
+        found = np.zeros([4, 50], bool)
+        for number, batch in enumerate(batches, start // 10):
+            darker = batch["image"][:, 16, 12, 0] > batch["image"][:, 16, 20, 0]
+            found[number // 5, batch["label"]] = darker
+        return found
+
+    found = flipped(0)
+    np.testing.assert_array_equal(found[1], ~found[0])
+    np.testing.assert_array_equal(found[2], found[0])
+    np.testing.assert_array_equal(found[3], ~found[0])
+    assert 10 < found[0].sum() < 40, "25 expected, deviation 3.5"
+    np.testing.assert_array_equal(flipped(0, start=150)[3], found[3])
+    assert (flipped(1)[0] != found[0]).any()
+    usual = flipped(0, alternate=False)
+    assert 10 < (usual[0] == usual[1]).sum() < 40
+
+
+def test_flips_do_not_alternate_where_images_are_read_one_by_one(imagenette):
+    with pytest.raises(pipelines.DataError, match="leave alternate_flips out"):
+        recipe("imagenet", alternate_flips=True)
+    chosen = recipe("cifar", alternate_flips=True)
+    with pytest.raises(pipelines.DataError, match="in memory, 32 pixels a side"):
+        train_batches(imagenette, chosen, batch_size=8, seed=0)
 
 
 def test_order_is_new_in_every_epoch_and_for_every_seed():
