@@ -251,7 +251,8 @@ def _pad_crop_batches(
     # padded before, and its mean is subtracted too.
     mean = np.pad(mean, border, mode="constant" if recipe.padding_value == "mean" else "edge")
     flat_mean = tf.constant(mean.reshape(-1, 3))
-    first_flips = order.drawn_once(len(split), seed) < 0.5
+    if recipe.alternate_flips:
+        first_flips = order.drawn_once(len(split), seed) < 0.5
 
     def batch(position: tf.Tensor, index: tf.Tensor, uniform: tf.Tensor) -> Example:
         flips = uniform[:, 2] < 0.5

@@ -138,7 +138,9 @@ class Config:
         low=0,
     )  # fmt: skip
     momentum: float = _flag(0.9, "momentum, Caffe's form: v = m v + lr g", low=0)
-    weight_decay: float = _flag(1e-4, "L2 coefficient added to the gradient (coupled)", low=0)
+    weight_decay: float = _flag(
+        1e-4, "L2 coefficient added to the gradient (coupled); not of what muon moves", low=0
+    )
     decay: str = _flag("kernels", "variables that decay", choices=("kernels", "all"))
     label_smoothing: float = _flag(
         0.0, "share of each label that is spread over all classes; the log tells the loss without "
@@ -300,7 +302,8 @@ class Config:
             antialias=None if self.antialias == "auto" else self.antialias == "true",
             channel_mean=self.channel_mean or None,
             channel_std=self.channel_std or None,
-            alternate_flips=self.alternate_flips,
+            # Flips are drawn in training only; what else a run's flags are read for has none.
+            alternate_flips=self.alternate_flips and self.mode == "train",
         )
 
     def evaluation_scales(self, view: str, recipe: pipelines.Recipe) -> tuple[int, ...]:

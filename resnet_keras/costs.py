@@ -110,7 +110,8 @@ def _measured(root: Path, config: Config) -> Iterator[float]:
             # What is computed twice is not in the cost of a step.
             if run.recompute:
                 continue
-            if (is_large(run), run.precision) != (is_large(config), config.precision):
+            # A run's precision is what auto was made.
+            if is_large(run) != is_large(config) or config.precision not in ("auto", run.precision):
                 continue
             cost = (1 + BACKWARD) * forward_cost(run)
             records = map(json.loads, file.read_bytes().split(b"\n")[:-1])

@@ -116,11 +116,6 @@ def validate(config: Config) -> None:
             raise InputError(str(error)) from None
         if config.mode == "evaluate":
             _validate_views(config, recipe)
-        if config.alternate_flips and config.data_service:
-            raise InputError(
-                "--alternate_flips has no place beside --data_service, which keeps no epochs: "
-                "leave one out."
-            )
         if config.mode == "train":
             _validate_small_images(config, recipe)
             _validate_optimizer(config)
@@ -175,6 +170,11 @@ def _validate_small_images(config: Config, recipe: pipelines.Recipe) -> None:
 
 def _validate_optimizer(config: Config) -> None:
     if config.optimizer != "muon":
+        if config.muon_learning_rate != Config.muon_learning_rate:
+            raise InputError(
+                f"--muon_learning_rate={config.muon_learning_rate} has no place beside "
+                f"--optimizer={config.optimizer}: leave it out, or give --optimizer=muon."
+            )
         return
     spec = architecture(config.model)
     if isinstance(spec, VGGSpec) and not spec.batch_norm:

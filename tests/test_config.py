@@ -72,10 +72,7 @@ REFUSED = [
     (["--model=vgg_a", "--optimizer=muon"], "--model=vgg_a, which has no batch normalisation"),
     (["--optimizer=muon", "--learning_rate=0"], "give more than 0"),
     (["--dataset=digits", "--model=cifar_resnet8", "--alternate_flips"], "does not pad and flip"),
-    (
-        ["--dataset=cifar10", "--alternate_flips", "--data_service=grpc://localhost:1"],
-        "--data_service, which",
-    ),
+    (["--muon_learning_rate=0.05"], "or give --optimizer=muon"),
     (["--profile_steps=7"], "20,25"),
     (["--profile_steps=7,5"], "20,25"),
     (["--strategy=central"], "multi_worker"),
@@ -146,6 +143,16 @@ def test_what_a_training_was_asked_about_tests_is_not_kept(tmp_path):
     parsed = command_line.parse(["--mode=evaluate", f"--run_dir={tmp_path}"])
     assert (parsed.views, parsed.scales) == (("center",), ())
     assert (parsed.checkpoint, parsed.output_dir) == ("latest", "")
+
+
+def test_alternating_flips_are_of_the_training_alone(tmp_path):
+    """The run's evaluation may have a recipe that flips nothing."""
+    flags = ["--model=cifar_resnet8", "--dataset=digits", "--recipe=cifar", "--alternate_flips"]
+    saved = command_line.parse(flags)
+    assert saved.make_recipe().alternate_flips
+    (tmp_path / "config.json").write_text(json.dumps({"flags": dataclasses.asdict(saved)}))
+    parsed = command_line.parse(["--mode=evaluate", f"--run_dir={tmp_path}", "--recipe=digits"])
+    assert not parsed.make_recipe().alternate_flips
 
 
 def test_the_papers_schedule_is_the_default():

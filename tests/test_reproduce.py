@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -22,7 +23,7 @@ from resnet_keras.config import Config
 from resnet_keras.errors import InputError
 from resnet_keras.main import main
 from resnet_keras.reporting.experiments import EXPERIMENTS, Experiment, Row
-from resnet_keras.training import runs
+from resnet_keras.training import runs, speed
 
 TINY = "--train_steps=4 --batch_size=8 --model=cifar_resnet8 --export=false --log_every=2"
 
@@ -30,7 +31,7 @@ TINY = "--train_steps=4 --batch_size=8 --model=cifar_resnet8 --export=false --lo
 @pytest.fixture
 def told(monkeypatch, capfd):
     """Return the function from arguments to exit code, output and complaints, in this process."""
-    monkeypatch.setattr(costs, "rate", lambda root, large: (1e9, "assumed"))
+    monkeypatch.setattr(costs, "rate", lambda root, config: (1e9, "assumed"))
 
     def ask(*arguments):
         code = main(["--mode=reproduce", *arguments])
@@ -320,6 +321,8 @@ def test_the_speed_is_of_such_runs_on_this_machine(tiny):
     large = Config(dataset="cifar10", model="cifar_resnet20", image_size=224)
     assert list(costs._measured(Path("runs"), small)) == [speed * 12_239_488]
     assert list(costs._measured(Path("runs"), large)) == []
+    whichever = dataclasses.replace(small, precision="auto")
+    assert list(costs._measured(Path("runs"), whichever)) == [speed * 12_239_488]
     saved = json.loads((run / "config.json").read_text())
 
     def rewrite(flags, **others):
@@ -340,6 +343,33 @@ def test_the_speed_is_of_such_runs_on_this_machine(tiny):
     assert rewrite({}, environments=[here]) == [speed * 12_239_488]
     assert rewrite({}, environments=[here | {"cores": runs.cores() + 1}]) == []
     assert rewrite({}, environments=[]) == []
+
+
+def test_a_block_is_measured_in_the_asked_precision(tmp_path, monkeypatch):
+    commands, policies = [], []
+
+    def run(command, **options):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0, "7.5")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(costs.subprocess, "run", run)
+        asked = Config(dataset="cifar10", model="cifar_resnet20", precision="bfloat16")
+        assert costs.rate(tmp_path, asked) == (7.5, "measured just now on one block")
+    assert commands[0][-1] == "bfloat16"
+
+    def block(inputs, *arguments, **options):
+        policies.append(keras.config.dtype_policy().name)
+        return keras.layers.Conv2D(4, 1)(inputs)
+
+    before = keras.config.dtype_policy()
+    monkeypatch.setattr(speed, "basic_block", block)
+    monkeypatch.setattr(speed, "SECONDS", 0.01)
+    try:
+        assert speed.measure(commands[0][-1]) > 0
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert policies == ["mixed_bfloat16"]
 
 
 def test_a_speed_that_cannot_be_measured_costs_only_the_hours(tiny, capfd, monkeypatch):

@@ -64,9 +64,11 @@ def test_a_killed_run_ends_as_if_nothing_had_been(tmp_path):
         (["--train_steps=40", "--strategy=mirrored", "--precision=bfloat16"], {"devices": 2}),
         (["--train_steps=150"], {"workers": 2}),
         (["--train_steps=40", "--precision=bfloat16"], {"workers": 2}),
+        (["--train_steps=60", "--precision=float16", "--optimizer=muon"], {}),
+        (["--train_steps=40", "--optimizer=muon"], {"workers": 2}),
     ],
     ids=["float32", "bfloat16", "float16", "accumulation", "mirrored", "mirrored-bfloat16",
-         "workers", "workers-bfloat16"],
+         "workers", "workers-bfloat16", "float16-muon", "workers-muon"],
 )  # fmt: skip
 def test_kills_at_random_steps(tmp_path, arguments, options):
     """The first one comes before there is any checkpoint."""

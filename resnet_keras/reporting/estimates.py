@@ -18,8 +18,11 @@ from resnet_keras.reporting.standing import MEASURED, Plan, judge
 # Flags that decide how many multiply-adds an image of a run costs, or how fast they are.
 COSTLY = (
     "model", "image_size", "recipe", "recompute", "small_image_size", "small_image_steps",
-    "precision", "accumulation_steps",
+    "precision", "optimizer", "accumulation_steps",
 )  # fmt: skip
+
+# A network or a family of them, and a precision, in another of which the speed is another.
+Kind = tuple[str, str]
 
 
 def hours(seconds: float) -> str:
@@ -39,20 +42,19 @@ def hours_here(rows: Sequence[Row], runs: Sequence[Run], plans: Mapping[str, Pla
 
     Args:
         rows: of one experiment.
-        runs: on the machine of the newest, those of a row's network count for it, else those of
-            such networks as the rows'; "" where there are none. In another precision the speed is
-            another.
+        runs: on the machine of the newest, those of a row's network and precision count for it,
+            else those of such networks in that precision; "" where there are none.
         plans: by configuration.
     """
     found = _plans(rows, plans)
-    families = {(_family(p.flags["model"]), p.flags["precision"]) for p in found}
-    speeds: dict[str, list[tuple[str, float]]] = collections.defaultdict(list)
+    families = {_family(_kind(plan)) for plan in found}
+    speeds: dict[str, list[tuple[Kind, float]]] = collections.defaultdict(list)
     newest: dict[str, str] = {}
     for run in runs:
         plan, speed = plans.get(configuration(run.name)[0]), learning.speed(run)
         if plan is None or speed is None:
             continue
-        if (_family(plan.flags["model"]), plan.flags["precision"]) not in families:
+        if _family(_kind(plan)) not in families:
             continue
         # With other values, the plan's cost is not the run's.
         same = all(run.flags.get(name) == plan.flags.get(name) for name in COSTLY)
@@ -60,18 +62,20 @@ def hours_here(rows: Sequence[Row], runs: Sequence[Run], plans: Mapping[str, Pla
             images = plan.flags["train_steps"] * plan.flags["batch_size"]
             rate = plan.multiply_adds / images * speed.images_per_second
             machine = hardware(run)
-            speeds[machine].append((plan.flags["model"], rate))
+            speeds[machine].append((_kind(plan), rate))
             since = [environment.get("since", "") for environment in run.environments]
             newest[machine] = max([newest.get(machine, ""), *since])
     if not speeds:
         return ""
     machine = max(speeds, key=lambda name: newest[name])
 
-    def speed_of(model: str) -> float:
-        own = [rate for name, rate in speeds[machine] if name == model]
-        return statistics.median(own or [rate for _, rate in speeds[machine]])
-
-    seconds = sum(plan.multiply_adds / speed_of(plan.flags["model"]) for plan in found)
+    seconds = 0.0
+    for plan in found:
+        own = [rate for kind, rate in speeds[machine] if kind == _kind(plan)]
+        alike = [rate for (_, held), rate in speeds[machine] if held == plan.flags["precision"]]
+        if not alike:
+            return ""
+        seconds += plan.multiply_adds / statistics.median(own or alike)
     return f"{hours(seconds)} h on {machine}"
 
 
@@ -98,6 +102,11 @@ def _plans(rows: Sequence[Row], plans: Mapping[str, Plan]) -> list[Plan]:
     return [plans[name] for name in names] if set(names) <= set(plans) else []
 
 
-def _family(model: str) -> str:
-    """Return "cifar_resnet" of "cifar_resnet110": such networks are about equally efficient."""
-    return re.split(r"\d", model)[0]
+def _kind(plan: Plan) -> Kind:
+    return plan.flags["model"], plan.flags["precision"]
+
+
+def _family(kind: Kind) -> Kind:
+    """Make "cifar_resnet" of "cifar_resnet110": such networks are about equally efficient."""
+    model, precision = kind
+    return re.split(r"\d", model)[0], precision

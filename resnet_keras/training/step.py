@@ -59,7 +59,8 @@ def make_train_function(
         accumulation_steps: parts of a replica's batch whose gradients are added up, one part in
             memory at a time; each has batch-norm statistics of its own, as a device has, and the
             moving averages follow the mean of the parts.
-        loss_scale: for float16, made inside the strategy's scope.
+        loss_scale: for float16, made inside the strategy's scope. Of a step whose gradients
+            overflow even at factor 1, the sum of the cross-entropy is told as NaN.
         forward: images -> logits in training mode, instead of the model's own.
         window: pixels a side that the first ``window_steps`` steps see of the images, at a place
             drawn for the whole batch from seed and step; the model must take any image size.
@@ -164,6 +165,9 @@ def make_train_function(
         else:
             gradients = [gradient / loss_scale.factor for gradient in gradients]
             finite = all_finite(gradients)
+            # With nothing left to halve, all later steps would be left out, too.
+            lost = tf.logical_and(tf.logical_not(finite), loss_scale.factor <= 1)
+            seen += tf.where(lost, [float("nan"), 0.0, 0.0, 0.0], tf.zeros(4))
             tf.cond(finite, lambda: optimizer.apply(gradients, rate), lambda: None)
             loss_scale.update(finite)
         return seen

@@ -48,16 +48,16 @@ def test_flips_alternate_from_epoch_to_epoch_and_random_ones_do_not():
     labels = np.arange(50, dtype=np.int32)
     source = dataclasses.replace(source, splits={"train": ArraySplit(ramp, labels)})
 
-    def flipped(seed, *, start=0, alternate=True):
-        data = train_batches(
-            source, recipe("cifar", alternate_flips=alternate), batch_size=10, seed=seed,
-            start=start,
-        )  # fmt: skip
-        batches = take(data, 20 - start // 10)
+    def flipped(seed, *, start=0, hosts=1, alternate=True):
         found = np.zeros([4, 50], bool)
-        for number, batch in enumerate(batches, start // 10):
-            darker = batch["image"][:, 16, 12, 0] > batch["image"][:, 16, 20, 0]
-            found[number // 5, batch["label"]] = darker
+        for host in range(hosts):
+            data = train_batches(
+                source, recipe("cifar", alternate_flips=alternate), batch_size=10 // hosts,
+                seed=seed, start=start, shard_index=host, shard_count=hosts,
+            )  # fmt: skip
+            for number, batch in enumerate(take(data, 20 - start // 10), start // 10):
+                darker = batch["image"][:, 16, 12, 0] > batch["image"][:, 16, 20, 0]
+                found[number // 5, batch["label"]] = darker
         return found
 
     found = flipped(0)
@@ -66,6 +66,7 @@ def test_flips_alternate_from_epoch_to_epoch_and_random_ones_do_not():
     np.testing.assert_array_equal(found[3], ~found[0])
     assert 10 < found[0].sum() < 40, "25 expected, deviation 3.5"
     np.testing.assert_array_equal(flipped(0, start=150)[3], found[3])
+    np.testing.assert_array_equal(flipped(0, hosts=2), found)
     assert (flipped(1)[0] != found[0]).any()
     usual = flipped(0, alternate=False)
     assert 10 < (usual[0] == usual[1]).sum() < 40

@@ -144,6 +144,7 @@ def test_what_is_not_run_costs_hours_at_the_speed_of_what_was():
     for flags in (
         {"recompute": True}, {"small_image_steps": 9}, {"model": "cifar_resnet110"},
         {"image_size": 128}, {"precision": "bfloat16"}, {"accumulation_steps": 4},
+        {"optimizer": "muon"},
     ):  # fmt: skip
         assert told(ran(**flags)) == unknown
     vgg = dataclasses.replace(PLAN, flags=PLAN.flags | {"model": "lab_vgg16"})
@@ -179,6 +180,12 @@ def test_hours_are_at_the_speed_of_the_same_network_where_it_was_run():
     assert told("cifar_r20", "cifar_r56") == "7 h on a CPU, 1 device"
     # Of neither, it is the median: 0.75e15 an hour.
     assert told("cifar_r44") == "2.7 h on a CPU, 1 device"
+
+    halves = PLAN.flags | {"model": "cifar_resnet20", "precision": "bfloat16"}
+    plans["fast"] = dataclasses.replace(PLAN, flags=halves, multiply_adds=1e15)
+    assert told("cifar_r20", "fast") == "", "nothing is known in bfloat16"
+    runs.append(ran("fast", 2 * 8_192_000 / 3_600))
+    assert told("cifar_r20", "fast") == "1.5 h on a CPU, 1 device"
 
 
 def test_a_row_that_was_run_whole_costs_nothing_more():

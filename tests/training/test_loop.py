@@ -493,6 +493,16 @@ def test_a_loss_scale_changes_nothing_but_steps_that_overflow(tmp_path):
     assert (huge.trainable()["conv/kernel"] != before["conv/kernel"]).any()
 
 
+def test_gradients_that_overflow_without_a_scale_end_the_run(tmp_path, monkeypatch):
+    """A stand-in for them: all are told to be infinite from the first step on."""
+    monkeypatch.setattr(
+        "resnet_keras.training.step.all_finite", lambda gradients: tf.constant(False)
+    )
+    run = Run(_folder(tmp_path, "run"), loss_scale=4.0)
+    with pytest.raises(loop.NonFiniteLoss, match="of step 3 is not finite"):
+        run.train(12)
+
+
 def test_a_loss_scale_is_kept_on_resume_and_grows_after_2000_good_steps(tmp_path):
     scale = LossScale(8.0)
     for _ in range(1999):

@@ -75,9 +75,10 @@ def _flattened(singular_values: np.ndarray) -> np.ndarray:
     return singular_values
 
 
-def test_orthogonalise_keeps_singular_vectors_and_flattens_their_values():
+@pytest.mark.parametrize("shape", [(4, 9), (9, 4)])
+def test_orthogonalise_keeps_singular_vectors_and_flattens_their_values(shape):
     random = np.random.default_rng(0)
-    matrices = random.normal(size=(2, 4, 9))
+    matrices = random.normal(size=(2, *shape))
     matrices[1] *= 1e-6  # gradients have any scale
     found = orthogonalise(tf.constant(matrices, tf.float32)).numpy()
     for matrix, result in zip(matrices, found, strict=True):
@@ -136,6 +137,20 @@ def test_muon_orthogonalises_inner_convolutions_and_leaves_the_rest_to_momentum(
             kernel = kernel - 0.5 * rate * update.reshape(kernel.shape)
         np.testing.assert_allclose(variable.numpy(), kernel, atol=1e-5)
     assert set(optimizer.state) == {v.path for v in model.trainable_variables}
+
+
+def test_muon_moves_a_kernel_of_zeros():
+    """Its norm is 0, and cannot be set: it would be no number."""
+    model = _convolutions()
+    optimizer = Muon(MomentumSGD(0.9, 0.0), ratio=1.0)
+    optimizer.build(model.trainable_variables)
+    kernel = model.get_layer("conv1").kernel
+    kernel.assign(tf.zeros(kernel.shape))
+    ones = [tf.ones(variable.shape) for variable in model.trainable_variables]
+    optimizer.apply(ones, tf.constant(0.1))
+    # Of equal gradients the only singular value is the norm: three times the quintic of 1.
+    expected = -0.1 * _flattened(np.ones(1)) / 12
+    np.testing.assert_allclose(kernel, np.full(kernel.shape, expected), rtol=1e-5)
 
 
 def test_muon_does_the_same_on_every_replica(cpus):
