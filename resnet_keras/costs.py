@@ -3,7 +3,6 @@
 Without TensorFlow, so that it is told at once.
 """
 
-import json
 import os
 import statistics
 import subprocess
@@ -16,7 +15,8 @@ from resnet_keras.command_line import read_run
 from resnet_keras.config import Config
 from resnet_keras.errors import InputError
 from resnet_keras.models import complexity
-from resnet_keras.training.runs import LOG, cores, cpu, read_config
+from resnet_keras.records import LOG, read_records
+from resnet_keras.training.runs import cores, cpu, read_config
 
 BACKWARD = 2  # gradients of inputs and of weights cost as much as the forward pass each
 ASPECT = 4 / 3  # of a photograph, where whole images are tested
@@ -114,10 +114,9 @@ def _measured(root: Path, config: Config) -> Iterator[float]:
             if is_large(run) != is_large(config) or config.precision not in ("auto", run.precision):
                 continue
             cost = (1 + BACKWARD) * forward_cost(run)
-            records = map(json.loads, file.read_bytes().split(b"\n")[:-1])
             speeds = [
                 record["images_per_second"]
-                for record in records
+                for record in read_records(file, "restore the file")
                 # Those on small images do not cost the same.
                 if "images_per_second" in record and record["step"] > run.small_image_steps
             ]

@@ -13,8 +13,10 @@ from typing import Any
 
 from resnet_keras.config import Config, resumable
 from resnet_keras.errors import InputError
+from resnet_keras.records import LOG, read_records
+from resnet_keras.records import tested as tested_at
 from resnet_keras.serving import places
-from resnet_keras.training.runs import CHECKPOINT, CONFIG, LOG, differences, read_config
+from resnet_keras.training.runs import CHECKPOINT, CONFIG, differences, read_config
 
 
 def trained(train: Config) -> int | None:
@@ -36,10 +38,9 @@ def trained(train: Config) -> int | None:
             f"{run} holds a run with {', '.join(changes)}: give its settings in --train_flags, or "
             "another --run_dir, or delete that run."
         )
-    records = _records(run / LOG)
-    last = max((step for _, step in records), default=0)
-    tested = any(kind in ("test", "validation") and step == last for kind, step in records)
-    if changes or not tested or last < train.train_steps:
+    records = read_records(run / LOG, "restore the file, or delete that run")
+    last = max((record["step"] for record in records), default=0)
+    if changes or not tested_at(records, last) or last < train.train_steps:
         return None
     return last if not train.export or _exported(Path(train.export_dir), last) else None
 
@@ -123,20 +124,6 @@ def _changes(train: Config, saved: dict[str, Any]) -> list[str]:
     flags, defaults = dataclasses.asdict(train), dataclasses.asdict(Config())
     # The data are for training to compare, which opens them.
     return differences(saved, flags | definite, {}, defaults=defaults, free=free)
-
-
-def _records(log: Path) -> list[tuple[str, int]]:
-    """Return kind and step of a log's whole lines; a training may be writing the last one."""
-    records = []
-    for number, line in enumerate(log.read_bytes().split(b"\n")[:-1] if log.is_file() else (), 1):
-        try:
-            record = json.loads(line)
-            records.append((str(record["kind"]), int(record["step"])))
-        except (ValueError, KeyError, TypeError):
-            raise InputError(
-                f"Line {number} of {log} is no record: restore the file, or delete that run."
-            ) from None
-    return records
 
 
 def _exported(folder: Path, step: int) -> bool:

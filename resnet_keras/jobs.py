@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import hashlib
 import itertools
-import json
 import math
 import signal
 import sys
@@ -25,12 +24,13 @@ from resnet_keras.errors import InputError
 from resnet_keras.evaluation.batchnorm import set_true_averages
 from resnet_keras.models import build_model, complexity, load_weights
 from resnet_keras.models.architectures import Spec, architecture
+from resnet_keras.records import LOG, read_records
 from resnet_keras.reporting.tables import table
 from resnet_keras.serving import export as serving
 from resnet_keras.serving import manifest
 from resnet_keras.serving.places import check_writable
 from resnet_keras.training.checkpoints import Checkpoints
-from resnet_keras.training.runs import BEST, LOG, TRUE_AVERAGE, environment, is_run, read_config
+from resnet_keras.training.runs import BEST, TRUE_AVERAGE, environment, is_run, read_config
 from resnet_keras.training.strategy import Cluster, choose_precision, distribute
 
 DONE = 0
@@ -367,14 +367,10 @@ def _metrics(config: Config, source: pipelines.Source, step: int) -> dict[str, A
     """Return what the run's log says of the exported weights; None where they were not tested."""
     if config.batchnorm_statistics != "moving_average":
         return None  # the log knows the moving averages only
-    log = Path(config.run_dir, LOG)
-    found = None
-    for line in log.read_text().splitlines() if log.is_file() else ():
-        with contextlib.suppress(ValueError):  # a run that goes on may have written half a line
-            record = json.loads(line)
-            if record.pop("kind") == reported_split(source) and record["step"] == step:
-                found = {"split": reported_split(source), **record}
-    return found
+    log = read_records(Path(config.run_dir, LOG), "restore the file")
+    about = (reported_split(source), step)
+    tests = [record for record in log if (record["kind"], record["step"]) == about]
+    return {"split": tests[-1].pop("kind"), **tests[-1]} if tests else None
 
 
 def errors(source: pipelines.Source, metrics: dict[str, int | float]) -> str:

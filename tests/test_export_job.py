@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import tensorflow as tf
-from processes import TIMES, TINY, done_here, records
+from processes import TIMES, TINY, done_here, records, refused_here
 
 from resnet_keras.models import complexity
 
@@ -47,3 +47,10 @@ def test_an_export_of_a_run(tmp_path):
         answers.append(loaded.signatures["predict_tensor"](images=images)["probabilities"])
     np.testing.assert_allclose(answers[0], answers[1], atol=0.1)
     assert np.abs(answers[0] - answers[1]).max() > 0  # they are two computations
+
+    line = len(records(tmp_path / "run")) + 1
+    with (tmp_path / "run/log.jsonl").open("a") as log:
+        log.write("{\n")
+    told = refused_here(["--mode=export", "--run_dir=run", "--export_dir=out"], tmp_path)
+    assert f"Line {line} of run/log.jsonl is no record" in told
+    assert not (tmp_path / "out/3").exists()

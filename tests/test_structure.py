@@ -14,6 +14,7 @@ ALLOWED = {
         "resnet_keras.models",
         "pipelines",
         "resnet_keras.errors",
+        "resnet_keras.records",
         "resnet_keras.startup",
     },
     "resnet_keras.evaluation": {"resnet_keras.models", "pipelines", "resnet_keras.errors"},
@@ -23,7 +24,7 @@ ALLOWED = {
         "resnet_keras.errors",
         "resnet_keras.startup",
     },
-    "resnet_keras.reporting": {"resnet_keras.errors"},
+    "resnet_keras.reporting": {"resnet_keras.errors", "resnet_keras.records"},
 }
 SOURCES = sorted([*ROOT.glob("resnet_keras/**/*.py"), *ROOT.glob("pipelines/**/*.py")])
 

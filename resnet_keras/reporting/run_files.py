@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from resnet_keras.errors import InputError
+from resnet_keras.records import LOG, TESTED, read_records
 
-CONFIG, LOG, METRICS, GRID = "config.json", "log.jsonl", "metrics.json", "grid.png"
-TESTED = ("test", "validation")  # kinds of records that evaluations leave, by their split
+CONFIG, METRICS, GRID = "config.json", "metrics.json", "grid.png"
 # What a result rests on: these make a run's fingerprint. Pictures and predictions follow from
 # them or from checkpoints.
 TEXTS = (
@@ -178,23 +178,13 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 def _records(file: Path) -> list[dict[str, Any]]:
-    """Return the complete lines of a log; a run that goes on may be writing its last one."""
-    try:
-        lines = file.read_bytes().split(b"\n")[:-1]
-    except FileNotFoundError:
-        return []
-    records: list[dict[str, Any]] = []
+    """Return a log's records, checked; a run that goes on may be writing the last one."""
+    records = read_records(file, "restore the file, or leave that run out")
     last = dict.fromkeys(("train", *TESTED), -1)
-    for number, line in enumerate(lines, 1):
+    for number, record in enumerate(records, 1):
         where = f"Line {number} of {file}"
-        try:
-            record = json.loads(line)
-            kind, step = record["kind"], record["step"]
-        except (ValueError, KeyError, TypeError):
-            raise InputError(
-                f"{where} is no record: restore the file, or leave that run out."
-            ) from None
-        if not isinstance(step, int) or step <= last.get(kind, step - 1):
+        kind, step = record["kind"], record["step"]
+        if step <= last.get(kind, step - 1):
             raise InputError(f"{where} has 'step': {step}, which does not rise: restore the file.")
         if kind in last:
             last[kind] = step
@@ -202,7 +192,6 @@ def _records(file: Path) -> list[dict[str, Any]]:
             _check_shares(record, where)
         if kind == "train" and not _is_number(record.get("error")):
             raise InputError(f"{where} lacks a number 'error': restore the file.")
-        records.append(record)
     return records
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import tqdm
 
-from resnet_keras.errors import InputError
+from resnet_keras.records import LOG, parse_records, tested, whole_lines
 from resnet_keras.startup import BEGAN
-from resnet_keras.training.runs import LOG, cannot_write, replace
+from resnet_keras.training.runs import cannot_write, replace
 from resnet_keras.training.tensorboard import Events
 
+REMEDY = "mend it, or give another --run_dir"
 HIDDEN = ("saving", "peak_memory", "elapsed")  # seconds and bytes, which a report tells
 # How people read a value; others are shown as "name value".
 SHOWN = {
@@ -84,11 +85,13 @@ class Log:
         if run:
             self._path = run / LOG
             try:
-                kept = _lines(self._path)
-                whole = step >= total_steps and _tested(_parsed(self._path, kept)[records:], step)
+                kept = whole_lines(self._path)
+                whole = step >= total_steps and tested(
+                    parse_records(kept, self._path, REMEDY)[records:], step
+                )
                 if not whole:
                     kept = kept[:records]
-                self.kept = _parsed(self._path, kept)
+                self.kept = parse_records(kept, self._path, REMEDY)
                 replace(self._path, b"".join(line + b"\n" for line in kept))
             except OSError as error:
                 raise cannot_write(self._path, error.strerror) from None
@@ -173,33 +176,9 @@ class _Bar(tqdm.tqdm):
         return super().format_dict | {"rate": rate}  # 0 shows "?"; None would be tqdm's own guess
 
 
-def _lines(path: Path) -> list[bytes]:
-    """Return the complete lines; a kill may have left half of the last one."""
-    return path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
-
-
-def _parsed(path: Path, lines: list[bytes]) -> list[dict[str, Any]]:
-    records = []
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-            records.append({"kind": record["kind"], "step": int(record["step"]), **record})
-        except (ValueError, KeyError, TypeError):
-            raise InputError(
-                f"Line {number} of {path} is no record: mend it, or give another --run_dir."
-            ) from None
-    return records
-
-
 def _json(value: Any) -> Any:
     """Return a value as JSON has it: null for what is infinite or no number."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _tested(records: list[dict[str, Any]], step: int) -> bool:
-    return any(
-        record["kind"] in ("test", "validation") and record["step"] == step for record in records
-    )
 
 
 def sentence(kind: str, step: int, values: dict[str, Any]) -> str:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from resnet_keras.errors import InputError
+from resnet_keras.records import LOG
 
-CONFIG, LOG, FIRST_BATCH = "config.json", "log.jsonl", "first_batch.png"
+CONFIG, FIRST_BATCH = "config.json", "first_batch.png"
 TENSORBOARD, BEST, PROFILE = "tensorboard", "best", "profile"  # folders
 TRUE_AVERAGE, EVALUATION, RESPONSES = "true_average", "evaluation", "responses"
 CHECKPOINT = "checkpoint"  # the state file, which names the newest checkpoint
