@@ -14,13 +14,14 @@ from typing import Any
 
 from absl import flags
 
-from resnet_keras.config import Config
+from resnet_keras.config import Config, default_export_dir
 from resnet_keras.errors import InputError
 from resnet_keras.serving import places
-from resnet_keras.training.runs import CONFIG, is_run
+from resnet_keras.training.runs import CONFIG, has_checkpoint
 from resnet_keras.validation import (
     RESULT_FLAGS,
     STARTS,
+    check_checkpoint,
     check_data,
     check_reproduction,
     check_saved_model_alone,
@@ -55,7 +56,8 @@ def parse(arguments: Sequence[str]) -> Config:
     With ``--mode=evaluate``, ``responses`` or ``export``, flags that are not given come from the
     run's own ``config.json``, so that ``--run_dir`` alone names a run; of several runs, from the
     first one's, but for the data of ``responses``. ``--init_weights`` needs no run;
-    ``--saved_model`` is evaluated on what its manifest says that it was made for.
+    ``--saved_model``, and an ensemble of exports alone, are evaluated on what the manifest, the
+    first one's, says that they were made for.
 
     Raises:
         InputError: for an unknown flag, a bad value, a positional argument or an impossible
@@ -74,9 +76,13 @@ def parse(arguments: Sequence[str]) -> Config:
         run = "" if config.init_weights else _first_run(config.resolved())
         if run:
             saved = _settings_of_run(run, arguments)
+            check_checkpoint(config, run)
             if config.mode == "responses":  # where each run's own data lie is that run's to say
-                saved |= {"data_dir": ""}
+                held_out = [read_run(place).validation_images for place in config.runs or (run,)]
+                saved |= {"data_dir": "", "validation_images": max(held_out)}
             config = _read(arguments, saved)
+        elif config.ensemble and places.is_saved_model(first := config.resolved().ensemble[0]):
+            config = _read(arguments, _settings_of_export(places.find_version(first)))
     return _checked(config)
 
 
@@ -94,7 +100,10 @@ def runs_compared(config: Config) -> list[Config]:
     Raises:
         InputError: as ``of_run``.
     """
-    runs = [of_run(config, place)[0] for place in config.runs or (config.run_dir,)]
+    places_of_runs = config.runs or (config.run_dir,)
+    runs = [of_run(config, place)[0] for place in places_of_runs]
+    for place in places_of_runs:
+        check_checkpoint(config, place)
     return [
         dataclasses.replace(
             run,
@@ -113,16 +122,21 @@ def _of_saved_model(arguments: Sequence[str], saved_model: str) -> Config:
         InputError: where there is no export, or it is another one than the flags say.
     """
     folder = places.find_version(saved_model)
-    told = places.read_settings(folder)
-    # As they lie in a file; of others' exports nothing is told, or something else.
-    kinds = {name: type(getattr(Config(), name)) for name in _EXPORT}
-    kinds = {name: list if kind is tuple else kind for name, kind in kinds.items()}
-    saved = {name: told[name] for name, kind in kinds.items() if type(told.get(name)) is kind}
+    saved = _settings_of_export(folder)
     config = _read(arguments, saved)
     fixed = {name: saved[name] for name in (*_NETWORK, *_PIXELS) if name in saved}
     _refuse_others(f"{folder} holds an export", fixed, config)
     # Its version's own folder: the one above may hold a run's texts, too.
     return _checked(dataclasses.replace(config, ensemble=(str(folder),)))
+
+
+def _settings_of_export(folder: Path) -> dict[str, Any]:
+    """Return the flags that an export's manifest tells of what it is and was tested on."""
+    told = places.read_settings(folder)
+    # As they lie in a file; of others' exports nothing is told, or something else.
+    kinds = {name: type(getattr(Config(), name)) for name in _EXPORT}
+    kinds = {name: list if kind is tuple else kind for name, kind in kinds.items()}
+    return {name: told[name] for name, kind in kinds.items() if type(told.get(name)) is kind}
 
 
 def read(arguments: Sequence[str]) -> Config:
@@ -163,7 +177,7 @@ def read_run(run_dir: str) -> Config:
 def _first_run(config: Config) -> str:
     """Return the run whose settings a command takes over; "" for an ensemble without one."""
     if config.mode == "evaluate" and config.ensemble:
-        return next(filter(is_run, config.ensemble), "")
+        return next(filter(has_checkpoint, config.ensemble), "")
     if config.mode == "responses" and config.runs:
         return config.runs[0]
     return config.run_dir
@@ -207,6 +221,9 @@ def _fits(default: Any, value: Any) -> bool:
 def _settings_of_run(run_dir: str, arguments: Sequence[str]) -> dict[str, Any]:
     """Return the flags of a run's config.json; those given may not contradict its network."""
     saved = _saved(run_dir)["flags"]
+    # That of a run which was since renamed or copied is another run's now.
+    if saved.get("export_dir") == default_export_dir(saved.get("run_dir", "")):
+        saved["export_dir"] = ""
     asked = _read(arguments, saved)
     network = {name: saved[name] for name in _NETWORK if name in saved}
     _refuse_others(f"{run_dir} holds a run", network, asked)

@@ -32,6 +32,11 @@ LR_SCHEDULES = ("piecewise", "plateau", "cosine")
 VIEWS = ("center", "ten_crop", "dense", "multi_scale", "multi_crop")
 
 
+def default_export_dir(run_dir: str) -> str:
+    """Return where a run is exported to unless --export_dir says otherwise."""
+    return f"saved_models/{Path(run_dir).name}"
+
+
 def _flag(default: Any, text: str, *, choices: Sequence[str] = (), low: float | None = None) -> Any:
     return dataclasses.field(
         default=default, metadata={"help": text, "choices": tuple(choices), "low": low}
@@ -270,7 +275,7 @@ class Config:
         run_dir = self.run_dir or ("runs" if several else f"runs/{self.model}_{dataset}")
         places = {
             "run_dir": run_dir,
-            "export_dir": self.export_dir or f"saved_models/{Path(run_dir).name}",
+            "export_dir": self.export_dir or default_export_dir(run_dir),
             **{name: getattr(self, name) for name in _EXPANDED},
         }
         schedule = "piecewise" if self.lr_drops else "plateau"

@@ -16,7 +16,7 @@ from resnet_keras.config import Config
 from resnet_keras.errors import InputError
 from resnet_keras.models import complexity
 from resnet_keras.records import LOG, read_records
-from resnet_keras.training.runs import cores, cpu, read_config
+from resnet_keras.training.runs import cores, cpu, instructions, read_config
 
 BACKWARD = 2  # gradients of inputs and of weights cost as much as the forward pass each
 ASPECT = 4 / 3  # of a photograph, where whole images are tested
@@ -100,12 +100,13 @@ def rate(root: Path, config: Config) -> tuple[float | None, str]:
 
 
 def _measured(root: Path, config: Config) -> Iterator[float]:
-    here, count = cpu(), cores()
+    here = {"cpu": cpu(), "cores": cores(), "instructions": instructions()}
     for file in sorted(root.glob(f"*/{LOG}")):
         try:
             run = read_run(str(file.parent))
             made_on = read_config(file.parent)["environments"][-1]
-            if (made_on["cpu"], made_on.get("cores", count)) != (here, count):
+            # Older versions noted less of the machine.
+            if any(made_on.get(name, value) != value for name, value in here.items()):
                 continue
             # What is computed twice is not in the cost of a step.
             if run.recompute:

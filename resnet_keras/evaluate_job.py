@@ -22,7 +22,13 @@ from resnet_keras.reporting import figures
 from resnet_keras.reporting.tables import table
 from resnet_keras.serving import places
 from resnet_keras.serving.answering import load_export
-from resnet_keras.training.runs import EVALUATION, RESPONSES, TRUE_AVERAGE, environment, is_run
+from resnet_keras.training.runs import (
+    EVALUATION,
+    RESPONSES,
+    TRUE_AVERAGE,
+    environment,
+    has_checkpoint,
+)
 from resnet_keras.training.strategy import Cluster, distribute, make_strategy
 
 DONE = 0
@@ -57,7 +63,7 @@ def evaluate(config: Config) -> int:
     # All of them before any is asked: what is wrong with the last must not cost the others' work.
     members = [
         _run(config, place, source, strategy)
-        if is_run(place) or not config.ensemble
+        if has_checkpoint(place) or not config.ensemble
         else _export(config, place, source)
         for place in config.ensemble or (config.init_weights or config.run_dir,)
     ]
@@ -185,7 +191,7 @@ def _run(
             getattr(member, flag) == getattr(config, flag) for flag in ("dataset", "classes")
         )
         # The test set (0) can be asked of all that held the same images out.
-        first = read_run(next(filter(is_run, config.ensemble))).validation_images
+        first = read_run(next(filter(has_checkpoint, config.ensemble))).validation_images
         same &= member.validation_images == first
         same &= config.validation_images in (0, member.validation_images)
         if not same or tuple(names) != source.class_names:
@@ -305,7 +311,7 @@ def view_batches(
 def _description(member: Member) -> dict[str, Any]:
     config, recipe = member.config, member.recipe
     step = {} if member.step is None else {"step": member.step}
-    run = {} if member.exported else {
+    run = {"exported": True} if member.exported else {
         "model": config.model,
         "checkpoint": config.checkpoint,
         "batchnorm_statistics": config.batchnorm_statistics,

@@ -7,13 +7,13 @@ import csv
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from resnet_keras.config import Config, resumable
 from resnet_keras.errors import InputError
-from resnet_keras.records import LOG, read_records
+from resnet_keras.records import LOG, TESTED, read_records
 from resnet_keras.records import tested as tested_at
 from resnet_keras.serving import places
 from resnet_keras.training.runs import CHECKPOINT, CONFIG, differences, read_config
@@ -42,7 +42,7 @@ def trained(train: Config) -> int | None:
     last = max((record["step"] for record in records), default=0)
     if changes or not tested_at(records, last) or last < train.train_steps:
         return None
-    return last if not train.export or _exported(Path(train.export_dir), last) else None
+    return last if not train.export or _exported(Path(train.export_dir), records, last) else None
 
 
 def tested(
@@ -126,13 +126,17 @@ def _changes(train: Config, saved: dict[str, Any]) -> list[str]:
     return differences(saved, flags | definite, {}, defaults=defaults, free=free)
 
 
-def _exported(folder: Path, step: int) -> bool:
-    """Tell whether a version of an export is of a step."""
-    for version in places.versions(folder) if folder.is_dir() else ():
-        try:
-            manifest = json.loads((folder / str(version) / "manifest.json").read_bytes())
-            if manifest["step"] == step:
-                return True
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # no version of ours
-    return False
+def _exported(folder: Path, records: Sequence[Mapping[str, Any]], step: int) -> bool:
+    """Tell whether a version of an export is of a run's step, by how that was tested.
+
+    Of two runs that came to the same step, the seconds of their tests differ at least.
+    """
+    tests = [
+        {"split" if name == "kind" else name: value for name, value in record.items()}
+        for record in records
+        if record["kind"] in TESTED and record["step"] == step
+    ]
+    versions = places.versions(folder) if folder.is_dir() else ()
+    return any(
+        places.read_manifest(folder / str(version)).get("metrics") in tests for version in versions
+    )

@@ -30,7 +30,7 @@ from resnet_keras.serving import export as serving
 from resnet_keras.serving import manifest
 from resnet_keras.serving.places import check_writable
 from resnet_keras.training.checkpoints import Checkpoints
-from resnet_keras.training.runs import BEST, TRUE_AVERAGE, environment, is_run, read_config
+from resnet_keras.training.runs import BEST, TRUE_AVERAGE, environment, has_checkpoint, read_config
 from resnet_keras.training.strategy import Cluster, choose_precision, distribute
 
 DONE = 0
@@ -128,7 +128,7 @@ def open_data(config: Config) -> tuple[pipelines.Source, pipelines.Recipe]:
     """
     held_out = config.validation_images
     # Exports subtract their mean by themselves.
-    runs = list(filter(is_run, config.ensemble)) if config.ensemble else [config.run_dir]
+    runs = list(filter(has_checkpoint, config.ensemble)) if config.ensemble else [config.run_dir]
     if config.mode in ("evaluate", "responses", "export") and runs and not config.init_weights:
         held_out = held_out or read_run(runs[0]).validation_images
     source = pipelines.open_source(
@@ -178,8 +178,7 @@ def restore(
     step, _ = Checkpoints(folder, model).restore()
     if not step:
         raise InputError(
-            f"{folder} holds no checkpoint: name the --run_dir of a run, or train one with "
-            "--mode=train."
+            f"{folder / 'checkpoint'} names no checkpoint: restore it, or name another --run_dir."
         )
     if config.batchnorm_statistics == "true_average":
         _average_statistics(config, source, recipe, model, step)

@@ -1,5 +1,6 @@
 """``python -m resnet_keras.main``: flags -> Config -> the one function of its --mode."""
 
+import io
 import os
 import signal
 import sys
@@ -70,6 +71,9 @@ def console() -> None:
     # They are Ctrl-C: what is half-written is cleared away, and the exit code says resumable.
     for number in terminating():
         signal.signal(number, signal.default_int_handler)
+    # A file's name may hold bytes that are no text: they are shown as escapes.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main(sys.argv[1:]))
 
 

@@ -79,7 +79,8 @@ def _writer(output: str) -> Iterator[Callable[[str], Any]]:
         yield lambda line: None
         return
     try:
-        with open(output, "w", encoding="utf-8", buffering=1) as file:
+        # A file's name may be no text; JSON has escapes for it.
+        with open(output, "w", encoding="utf-8", errors="backslashreplace", buffering=1) as file:
             yield lambda line: file.write(f"{line}\n")
     except OSError as error:
         raise OSError(

@@ -13,7 +13,7 @@ from resnet_keras.models import complexity
 from resnet_keras.models.architectures import ResNetSpec, VGGSpec, architecture
 from resnet_keras.reporting.experiments import EXPERIMENTS
 from resnet_keras.serving import places
-from resnet_keras.training.runs import CHECKPOINT, is_run
+from resnet_keras.training.runs import BEST, CHECKPOINT, has_checkpoint
 
 _OF_NETWORKS = ("train", "evaluate", "responses", "export")  # modes that read runs or make them
 _OF_DATA = (*_OF_NETWORKS, "prepare")  # modes that read images
@@ -244,6 +244,17 @@ def check_weights_alone(config: Config) -> None:
             )
 
 
+def check_checkpoint(config: Config, run_dir: str) -> None:
+    """Refuse a run without the checkpoint that a command needs, before any data are opened."""
+    folder = Path(run_dir, BEST if config.checkpoint == "best" else "")
+    if (folder / CHECKPOINT).is_file():
+        return
+    remedy = "name the --run_dir of a run that has one, or train one with --mode=train"
+    if places.is_saved_model(run_dir):
+        remedy = f"ask its export, --saved_model={run_dir}, or {remedy}"
+    raise InputError(f"{folder} holds no checkpoint: {remedy}.")
+
+
 def check_saved_model_alone(config: Config) -> None:
     """Refuse --saved_model beside what names other networks."""
     other = {
@@ -312,9 +323,10 @@ def check_places(config: Config) -> None:
                 places.check_file(Path(getattr(config, name)), name)
     members = config.ensemble if config.mode == "evaluate" else ()
     for member in members:
-        if not is_run(member) and not places.is_saved_model(member):
+        if not has_checkpoint(member) and not places.is_saved_model(member):
             raise InputError(
-                f"--ensemble: {member} is neither a run's directory nor a SavedModel's: name one."
+                f"--ensemble: {member} is neither the directory of a run with checkpoints nor a "
+                "SavedModel's: name one."
             )
     if config.mode in ("evaluate", "responses", "report") and config.output_dir:
         places.check_writable(Path(config.output_dir), "output_dir")
@@ -339,8 +351,7 @@ def _check_start(config: Config) -> None:
                 f"--{flag}={getattr(config, flag)} is in the run itself, which --restart would "
                 "delete: give another --run_dir."
             )
-    checkpoint = Path(config.init_from, CHECKPOINT)
-    if config.init_from and not (is_run(config.init_from) and checkpoint.is_file()):
+    if config.init_from and not has_checkpoint(config.init_from):
         raise InputError(
             f"--init_from={config.init_from} is no run with a checkpoint: name the directory of "
             "one, or train it first."

@@ -128,18 +128,69 @@ def test_default_directories_follow_model_and_data(monkeypatch):
     assert named.export_dir == "saved_models/mine"
 
 
+def _write_run(folder, flags):
+    """Write of a run what a command line looks at."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"flags": dataclasses.asdict(flags)}))
+    (folder / "checkpoint").touch()
+
+
 def test_evaluate_takes_the_settings_of_the_run(tmp_path):
     saved = command_line.parse(["--model=cifar_resnet32", "--dataset=digits", "--lr_drops=7,9"])
-    (tmp_path / "config.json").write_text(json.dumps({"flags": dataclasses.asdict(saved)}))
+    _write_run(tmp_path, saved)
     parsed = command_line.parse(["--mode=evaluate", f"--run_dir={tmp_path}", "--seed=4"])
     assert (parsed.model, parsed.dataset, parsed.lr_drops) == ("cifar_resnet32", "digits", (7, 9))
     assert (parsed.seed, parsed.mode, parsed.run_dir) == (4, "evaluate", str(tmp_path))
 
 
+@pytest.mark.parametrize("mode", ["evaluate", "export", "responses"])
+def test_a_run_without_checkpoints_is_told_before_its_data_are_missed(tmp_path, mode):
+    """Of committed runs there are only texts, and the data lay on another machine."""
+    flags = config.Config(dataset="folder", data_dir=str(tmp_path / "gone"), model="cifar_resnet8")
+    _write_run(tmp_path / "run", flags)
+    asked = [f"--mode={mode}", f"--run_dir={tmp_path}/run"]
+    with pytest.raises(InputError, match=r"no folder .*gone"):
+        command_line.parse(asked)
+    with pytest.raises(InputError, match=r"run/best holds no checkpoint"):
+        command_line.parse([*asked, "--checkpoint=best"])
+    (tmp_path / "run/checkpoint").unlink()
+    with pytest.raises(InputError, match=r"run holds no checkpoint: name the --run_dir of a run"):
+        command_line.parse(asked)
+    (tmp_path / "run/1").mkdir()
+    (tmp_path / "run/1/saved_model.pb").touch()
+    with pytest.raises(InputError, match=rf"ask its export, --saved_model={tmp_path}/run, or"):
+        command_line.parse(asked)
+
+
+def test_an_export_follows_the_name_that_a_run_has_now(tmp_path):
+    saved = command_line.parse(["--dataset=digits", "--model=cifar_resnet8", "--run_dir=runs/a"])
+    assert saved.export_dir == "saved_models/a"
+    _write_run(tmp_path / "renamed", saved)
+    parsed = command_line.parse(["--mode=export", f"--run_dir={tmp_path}/renamed"])
+    assert parsed.export_dir == "saved_models/renamed"
+    _write_run(tmp_path / "renamed", dataclasses.replace(saved, export_dir="elsewhere/a"))
+    parsed = command_line.parse(["--mode=export", f"--run_dir={tmp_path}/renamed"])
+    assert parsed.export_dir == "elsewhere/a"
+
+
+def test_responses_are_of_the_images_that_each_run_held_out_in_any_order(tmp_path):
+    for name, held_out in (("a", 0), ("b", 90)):
+        flags = ["--dataset=digits", "--model=cifar_resnet8", f"--validation_images={held_out}"]
+        _write_run(tmp_path / name, command_line.parse(flags))
+    for order in ("ab", "ba"):
+        asked = ["--mode=responses", "--runs=" + ",".join(f"{tmp_path}/{name}" for name in order)]
+        for flags, expected in (
+            ([], {"a": 0, "b": 90}),
+            (["--validation_images=0"], {"a": 0, "b": 0}),
+        ):
+            runs = command_line.runs_compared(command_line.parse([*asked, *flags]))
+            assert {run.run_dir[-1]: run.validation_images for run in runs} == expected
+
+
 def test_what_a_training_was_asked_about_tests_is_not_kept(tmp_path):
     asked = ["--scales=24,32", "--views=dense", "--checkpoint=best", "--output_dir=elsewhere"]
     saved = command_line.parse(["--model=cifar_resnet32", "--dataset=digits", *asked])
-    (tmp_path / "config.json").write_text(json.dumps({"flags": dataclasses.asdict(saved)}))
+    _write_run(tmp_path, saved)
     parsed = command_line.parse(["--mode=evaluate", f"--run_dir={tmp_path}"])
     assert (parsed.views, parsed.scales) == (("center",), ())
     assert (parsed.checkpoint, parsed.output_dir) == ("latest", "")
@@ -150,7 +201,7 @@ def test_alternating_flips_are_of_the_training_alone(tmp_path):
     flags = ["--model=cifar_resnet8", "--dataset=digits", "--recipe=cifar", "--alternate_flips"]
     saved = command_line.parse(flags)
     assert saved.make_recipe().alternate_flips
-    (tmp_path / "config.json").write_text(json.dumps({"flags": dataclasses.asdict(saved)}))
+    _write_run(tmp_path, saved)
     parsed = command_line.parse(["--mode=evaluate", f"--run_dir={tmp_path}", "--recipe=digits"])
     assert not parsed.make_recipe().alternate_flips
 
@@ -166,7 +217,7 @@ def test_the_papers_schedule_is_the_default():
 
 def test_flags_may_not_contradict_the_run_that_is_evaluated(tmp_path):
     saved = command_line.parse(["--model=cifar_resnet32", "--dataset=digits"])
-    (tmp_path / "config.json").write_text(json.dumps({"flags": dataclasses.asdict(saved)}))
+    _write_run(tmp_path, saved)
     with pytest.raises(InputError, match="--model=cifar_resnet32"):
         command_line.parse(["--mode=export", f"--run_dir={tmp_path}", "--model=cifar_resnet20"])
     (tmp_path / "config.json").write_text("{")
@@ -183,6 +234,7 @@ def test_a_damaged_setting_of_a_run_is_named_with_its_file(tmp_path, name, value
     saved = dataclasses.asdict(command_line.parse(["--dataset=digits", "--model=cifar_resnet8"]))
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"flags": saved | {name: value}}))
+    (tmp_path / "checkpoint").touch()
     for command in (
         lambda: command_line.parse(["--mode=evaluate", f"--run_dir={tmp_path}"]),
         lambda: command_line.read_run(str(tmp_path)),
@@ -200,7 +252,7 @@ def test_a_damaged_setting_of_a_run_is_named_with_its_file(tmp_path, name, value
 def test_the_data_of_another_run_may_be_gone(tmp_path):
     """A run starts from it (--init_from) on the same images, which lie elsewhere now."""
     other = config.Config(dataset="folder", data_dir="pictures", model="cifar_resnet8")
-    (tmp_path / "config.json").write_text(json.dumps({"flags": dataclasses.asdict(other)}))
+    _write_run(tmp_path, other)
     asked = command_line.parse(["--dataset=digits", f"--data_dir={tmp_path}"])
     assert command_line.of_run(asked, str(tmp_path))[0].dataset == "folder"
 

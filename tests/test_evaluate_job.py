@@ -234,8 +234,11 @@ def test_an_export_alone_is_tested_on_its_own_data(place, told, evaluated):
     (place / "both").mkdir()
     (place / "both/1").symlink_to(place / "xa/1")
     (place / "both/config.json").write_text((place / "a/config.json").read_text())
-    told("--saved_model=both", "--output_dir=of_both")
-    assert _metrics(place / "of_both")["wrong"] == expected["wrong"]
+    for flag in ("--saved_model=both", "--ensemble=both", "--ensemble=both,xa/1"):
+        told(flag, "--output_dir=of_both")
+        found = _metrics(place / "of_both")
+        assert (found["dataset"], found["wrong"]) == ("digits", expected["wrong"])
+        assert all(member["exported"] for member in found["members"])
 
 
 def test_responses_of_two_runs(place, told):
@@ -318,6 +321,7 @@ def test_what_makes_no_sense_is_one_sentence(place, run, arguments, told):
     config = json.loads((place / "a/config.json").read_text())
     config["data"]["class_names"][0] = "zero"
     (place / "renamed/config.json").write_text(json.dumps(config))
+    (place / "renamed/checkpoint").touch()
     code, _, complaint = run(*arguments)
     assert code == 2
     assert told in complaint

@@ -271,10 +271,12 @@ def test_a_training_is_not_done_before_its_export(tiny):
     assert not _done(flags)[0]
     version.mkdir(parents=True)
     assert not _done(flags)[0]
-    (version / "manifest.json").write_text('{"step": 3}')
-    assert not _done(flags)[0]
-    (version / "manifest.json").write_text('{"step": 4}')
-    assert _done(flags)[0]
+    tested = {"split": "test", "step": 4, "images": 360, "wrong": 36, "top1_error": 0.1}
+    # Not an export of an older step, nor of another run that came to this one.
+    for metrics, done in ((tested | {"step": 3}, False), (tested | {"wrong": 35}, False),
+                          (None, False), (tested, True)):  # fmt: skip
+        (version / "manifest.json").write_text(json.dumps({"step": 4, "metrics": metrics}))
+        assert _done(flags)[0] is done
 
 
 def test_responses_are_of_the_last_step(tiny, monkeypatch):
@@ -342,6 +344,9 @@ def test_the_speed_is_of_such_runs_on_this_machine(tiny):
     here = {"cpu": runs.cpu(), "cores": runs.cores()}
     assert rewrite({}, environments=[here]) == [speed * 12_239_488]
     assert rewrite({}, environments=[here | {"cores": runs.cores() + 1}]) == []
+    # Machines of one processor's name, of which one lacks instructions.
+    assert rewrite({}, environments=[here | {"instructions": ["avx2", "amx_bf16"]}]) == []
+    assert rewrite({}, environments=[here | {"instructions": runs.instructions()}]) != []
     assert rewrite({}, environments=[]) == []
 
 

@@ -98,6 +98,8 @@ def _otherwise(run: Run, metrics: Mapping[str, Any], member: Mapping[str, Any]) 
         for name, value in asked.items()
         if value is not None and member.get(name, value) != value
     ]
+    if member.get("exported"):
+        found.append("of an export")
     dataset = run.flags["dataset"]
     if metrics.get("dataset", dataset) != dataset:
         found.append(told("dataset", metrics["dataset"], dataset))

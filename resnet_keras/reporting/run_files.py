@@ -217,11 +217,11 @@ def _is_number(value: Any) -> bool:
 
 
 def _confusion(file: Path) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
-    _, *rows = _table(file)
+    rows = _table(file)[1:]
     try:
         classes = tuple(row[0] for row in rows)
         counts = tuple(tuple(map(int, row[1:])) for row in rows)
-        if any(len(row) != len(rows) for row in counts):
+        if not rows or any(len(row) != len(rows) for row in counts):
             raise ValueError
     except (ValueError, IndexError):
         raise InputError(f"{file} is no square table of counts: restore it.") from None
@@ -256,8 +256,11 @@ def _responses(file: Path) -> dict[str, Responses]:
 
 
 def _table(file: Path) -> list[list[str]]:
-    with file.open(encoding="utf-8", newline="") as stream:
-        return list(csv.reader(stream))
+    try:
+        with file.open(encoding="utf-8", newline="") as stream:
+            return list(csv.reader(stream))
+    except (UnicodeDecodeError, csv.Error):
+        raise InputError(f"{file} is no table of text: restore it.") from None
 
 
 def responses_of(runs: Iterable[Run]) -> dict[str, Responses]:

@@ -1,6 +1,5 @@
 """Exports that answer in this process: as members of an ensemble, or to image files."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from google.protobuf import message
 
 from pipelines import first_line
 from resnet_keras.errors import InputError
+from resnet_keras.serving.places import read_labels, read_manifest
 
 
 class Export(NamedTuple):
@@ -71,10 +71,13 @@ def load_export(folder: Path) -> Export:
 
 def _manifest(folder: Path) -> tuple[tuple[str, ...] | None, str, bool | None, int | None]:
     """Return class names, recipe, filter and step; other people's exports have no manifest."""
-    try:
-        told = json.loads((folder / "manifest.json").read_text())
-        labels = tuple(map(str, told["labels"]))
-        seen = told["preprocessing"]
-        return labels, str(seen["recipe"]), bool(seen["antialias"]), int(told["step"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None, "", None, None
+    told, labels = read_manifest(folder), read_labels(folder)
+    seen, step = told.get("preprocessing"), told.get("step")
+    recipe = seen.get("recipe") if isinstance(seen, dict) else None
+    antialias = seen.get("antialias") if isinstance(seen, dict) else None
+    return (
+        None if labels is None else tuple(labels),
+        recipe if isinstance(recipe, str) else "",
+        antialias if isinstance(antialias, bool) else None,
+        step if type(step) is int else None,
+    )

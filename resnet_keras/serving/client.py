@@ -6,6 +6,7 @@ One request a file, so that a file that is no image fails alone. Exit codes: 0 d
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -98,4 +99,7 @@ def _ask(server: str, model: str, images: str, timeout: float) -> int:
 
 
 if __name__ == "__main__":
+    # A file's name may hold bytes that are no text: they are shown as escapes.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main(sys.argv[1:]))

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 
 import pipelines
+from resnet_keras.serving.places import MANIFEST
 
-NAME = "manifest.json"
 PIXEL_MEAN = "pixel_mean.npy"
 
 
@@ -64,7 +64,7 @@ def write(
             if file.is_file()
         },
     }
-    (folder / NAME).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
 
 
 def _numbers(values: np.ndarray) -> list[float]:

@@ -8,6 +8,8 @@ from typing import Any
 
 from resnet_keras.errors import InputError
 
+MANIFEST = "manifest.json"
+
 
 def check_writable(directory: Path, flag: str) -> None:
     """Refuse a directory of a flag that cannot be written, before any work is done.
@@ -67,20 +69,25 @@ def find_version(saved_model: str) -> Path:
     return folder
 
 
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return what an export's manifest tells; {} where there is none that can be read."""
+    try:
+        told = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
 def read_labels(folder: Path) -> list[str] | None:
     """Return an export's classes in label order, or None where its manifest does not tell them."""
-    try:
-        return list(json.loads((folder / "manifest.json").read_text())["labels"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    labels = read_manifest(folder).get("labels")
+    return list(map(str, labels)) if isinstance(labels, list) else None
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
     """Return the flags that an export's run was trained with; {} where no manifest tells them."""
-    try:
-        return dict(json.loads((folder / "manifest.json").read_text())["config"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+    settings = read_manifest(folder).get("config")
+    return settings if isinstance(settings, dict) else {}
 
 
 def is_saved_model(place: str) -> bool:

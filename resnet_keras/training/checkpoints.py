@@ -92,9 +92,16 @@ class Checkpoints:
             else:
                 status.assert_consumed()
         except (AssertionError, ValueError, tf.errors.OpError) as error:
+            older = self._manager.checkpoints[:-1]
+            remedy = (
+                f"write {Path(older[-1]).name} for {Path(latest).name} in the file "
+                f"{Path(latest).with_name('checkpoint')} to go back to that one"
+                if older
+                else "train anew with --restart"
+            )
             raise InputError(
                 f"{latest} is damaged or of another network ({first_line(error)}): "
-                "give the run's own settings, or --restart."
+                f"give the run's own settings, or {remedy}."
             ) from None
         state = {name: float(variable.numpy()) for name, variable in self._state.items()}
         return int(self._step.numpy()), state

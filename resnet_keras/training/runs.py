@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_keras.errors import InputError
-from resnet_keras.records import LOG
+from resnet_keras.records import LOG, TESTED, read_records
 
 CONFIG, FIRST_BATCH = "config.json", "first_batch.png"
 TENSORBOARD, BEST, PROFILE = "tensorboard", "best", "profile"  # folders
@@ -28,6 +28,9 @@ FILES = (
     *(TRUE_AVERAGE, EVALUATION, RESPONSES),
     *(f"{name}.new" for name in (LOG, FIRST_BATCH, CONFIG)),
 )
+# On which a CPU's speed depends most: virtual machines of one processor's name differ in them. On
+# ARM, bfloat16 instructions are "bf16".
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16")
 PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "numpy", "resnet-keras")
 
 
@@ -56,7 +59,7 @@ def open_run(
 
     Raises:
         InputError: where the directory holds a run of another configuration, naming each field,
-            or cannot be written.
+            or results without checkpoints, or cannot be written.
     """
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -66,8 +69,9 @@ def open_run(
                     # A kill while a checkpoint is written leaves a folder of its parts.
                     shutil.rmtree(file) if file.is_dir() else file.unlink()
         environments: list[dict[str, Any]] = []
-        # Without a checkpoint there is nothing that another configuration could spoil.
-        if (run / CONFIG).is_file() and (run / CHECKPOINT).is_file():
+        if not has_checkpoint(run):
+            _refuse_results(run)
+        else:
             saved = read_config(run)
             changes = differences(saved, flags, data, defaults=defaults, free=free)
             if changes:
@@ -120,9 +124,20 @@ def held(run: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def is_run(place: str) -> bool:
-    """Tell whether a directory is a run's."""
-    return Path(place, CONFIG).is_file()
+def _refuse_results(run: Path) -> None:
+    """Refuse a directory without checkpoints whose log has results, which training would erase."""
+    log = read_records(run / LOG, "restore the file, or give another --run_dir")
+    # A checkpoint was written before each of them.
+    if any(record["kind"] in TESTED and record["step"] for record in log):
+        raise InputError(
+            f"{run} holds the results of a run whose checkpoints are gone: give another --run_dir, "
+            "or --restart to delete them and start anew."
+        )
+
+
+def has_checkpoint(place: str | Path) -> bool:
+    """Tell whether a directory is a run's with a checkpoint, and not with its texts alone."""
+    return Path(place, CONFIG).is_file() and Path(place, CHECKPOINT).is_file()
 
 
 def replace(file: Path, content: bytes) -> None:
@@ -150,6 +165,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": cpu(),
         "cores": cores(),
+        "instructions": instructions(),
         "gpus": gpus(),
         "packages": {name: _version(name) for name in PACKAGES},
     }
@@ -182,12 +198,25 @@ def _run(command: list[str]) -> str:
 
 def cpu() -> str:
     """Return the name of this machine's processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    models = (
+        line.partition(":")[2].strip()
+        for line in _cpuinfo().splitlines()
+        if line.startswith("model name")
+    )
     return next(models, platform.processor() or platform.machine())
+
+
+def instructions() -> list[str]:
+    """Return which of ``INSTRUCTIONS`` the processor has, as Linux tells; elsewhere none."""
+    known = set(_cpuinfo().split())
+    return [name for name in INSTRUCTIONS if name in known]
+
+
+def _cpuinfo() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
 
 
 def cores() -> int:
@@ -271,6 +300,8 @@ def _news(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def _versions(found: Mapping[str, Any]) -> dict[str, str | None]:
     commit = found["commit"] and found["commit"][:10] + (" (changed)" if found["dirty"] else "")
-    machine = {name: str(found[name]) for name in ("cores", "gpus") if name in found}
+    machine = {
+        name: str(found[name]) for name in ("cores", "instructions", "gpus") if name in found
+    }
     rest = {name: found[name] for name in ("python", "platform", "cpu")}
     return {"commit": commit, **found["packages"], **rest, **machine}

@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from resnet_keras.errors import InputError
+from resnet_keras.training.runs import instructions
 
 
 class Cluster(NamedTuple):
@@ -168,15 +169,8 @@ def choose_precision(name: str) -> str:
         details = (tf.config.experimental.get_device_details(gpu) for gpu in gpus)
         fast = all(found.get("compute_capability", (0, 0)) >= (8, 0) for found in details)
     else:
-        fast = bool({"avx512_bf16", "amx_bf16", "bf16"} & _cpu_features())
+        fast = any(name.endswith("bf16") for name in instructions())
     return "bfloat16" if fast else "float32"
-
-
-def _cpu_features() -> set[str]:
-    """Return the instruction sets that Linux names; elsewhere none are known."""
-    if platform.system() != "Linux":
-        return set()
-    return set(Path("/proc/cpuinfo").read_text().split())
 
 
 def peak_memory() -> int:

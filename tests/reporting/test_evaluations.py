@@ -63,7 +63,13 @@ def test_an_evaluation_that_the_log_contradicts_is_refused(
 
 
 @pytest.mark.parametrize(
-    "member", [{"step": 99}, {"batchnorm_statistics": "true_average"}, {"precision": "bfloat16"}]
+    "member",
+    [
+        {"step": 99},
+        {"batchnorm_statistics": "true_average"},
+        {"precision": "bfloat16"},
+        {"exported": True},
+    ],
 )
 def test_another_measurement_contradicts_nothing(member, tmp_path):
     run = _run(tmp_path / "r", 500, 10_000, **member)

@@ -62,7 +62,8 @@ BROKEN = {
                     r"Line 2 of .*log.jsonl is no record"),
     "a list": (lambda lines: ["[1, 2]", *lines], r"Line 1 of .* is no record"),
     "a step again": (lambda lines: [*lines, lines[2]], r"Line 5 of .* has 'step': 200, which"),
-    "a step as text": (lambda lines: [lines[0].replace("100", '"1"')], r"Line 1 of .* a whole 'step'"),
+    "a step as text": (lambda lines: [lines[0].replace("100", '"1"')],
+                       r"Line 1 of .* whole 'step'"),
 }  # fmt: skip
 
 
@@ -134,6 +135,19 @@ def test_a_damaged_configuration_is_refused(content, tmp_path):
     place = write_run(tmp_path / "r", RECORDS)
     (place / "config.json").write_text(content)
     with pytest.raises(InputError, match=r"config\.json"):
+        read_run(place)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"true,cat\n"])
+@pytest.mark.parametrize(
+    "name", ["evaluation/test_center/confusion.csv", "responses/responses.csv"]
+)
+def test_a_table_that_a_crash_left_empty_or_binary_is_named(name, content, tmp_path):
+    place = write_run(tmp_path / "r", RECORDS)
+    write_evaluation(place / "evaluation/test_center", [{"place": "r", "step": 1}], 3)
+    (place / "responses").mkdir()
+    (place / name).write_bytes(content)
+    with pytest.raises(InputError, match=str(place / name)):
         read_run(place)
 
 

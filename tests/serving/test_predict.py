@@ -4,6 +4,9 @@ The export is a graph of one line: the class whose colour an image's first pixel
 """
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib.image
@@ -100,6 +103,25 @@ def test_unreadable_files_are_named_and_the_others_answered(colours, images, tmp
     lines = capsys.readouterr().out.splitlines()[2:]
     assert lines[0].split() == ["blue.png", "blue", "78.4", "red", "15.7", "green", "5.9"]
     assert "not a readable" in lines[1]
+
+
+def test_a_name_that_is_no_text_costs_no_answer(colours, tmp_path):
+    """Older file systems have Latin-1; the answers are written as they come."""
+    (tmp_path / "images").mkdir()
+    for name in (b"f\xfcr", "für".encode()):
+        file = os.fsencode(tmp_path / "images") + b"/" + name + b".png"
+        Image.new("RGB", (8, 8), COLOURS["red"]).save(os.fsdecode(file))
+    command = [sys.executable, "-m", "resnet_keras.main", "--mode=predict",
+               f"--saved_model={colours}", "--images=images/*"]  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
+    assert [line.split()[:2] for line in done.stdout.decode().splitlines()[2:]] == [
+        ["für.png", "red"],
+        [r"f\udcfcr.png", "red"],
+    ]
+    subprocess.run([*command, "--output=answers.jsonl"], cwd=tmp_path, check=True)
+    lines = (tmp_path / "answers.jsonl").read_text().splitlines()
+    files = [Path(json.loads(line)["file"]) for line in lines]
+    assert {os.fsencode(file.name) for file in files} == {b"f\xfcr.png", "für.png".encode()}
 
 
 def test_a_full_disk_is_one_sentence(colours, images, capsys):

@@ -75,6 +75,21 @@ def test_other_settings_are_refused_field_by_field(tmp_path):
     assert (tmp_path / "config.json").read_text() == before
 
 
+def test_results_whose_checkpoints_are_gone_are_not_trained_over(tmp_path):
+    """As of a committed run, or one that was cleared to save room."""
+    _open(tmp_path)
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"kind": "train", "step": 5}\n{"kind": "test", "step": 0}\n')
+    _open(tmp_path, model="resnet18")  # killed before its first checkpoint
+    before = log.read_text() + '{"kind": "validation", "step": 7}\n'
+    log.write_text(before)
+    with pytest.raises(InputError, match=r"whose checkpoints are gone: .*--restart"):
+        _open(tmp_path, model="resnet18")
+    assert log.read_text() == before
+    _open(tmp_path, model="resnet18", restart=True)
+    assert not log.exists()
+
+
 def test_restart_deletes_the_run_and_nothing_else(tmp_path):
     _open(tmp_path)
     written = ("log.jsonl", "checkpoint", "ckpt-7.index", "first_batch.png", "log.jsonl.new")
@@ -114,6 +129,8 @@ def test_the_environment_says_what_is_installed(tmp_path):
         "tensorflow", "keras", "tensorflow-datasets", "numpy", "resnet-keras",
     }  # fmt: skip
     assert found["cpu"]
+    has_avx2 = subprocess.run(["grep", "-qw", "avx2", "/proc/cpuinfo"], check=False).returncode == 0
+    assert ("avx2" in found["instructions"]) == has_avx2
     assert found["since"].endswith("+00:00")
 
 

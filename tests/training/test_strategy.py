@@ -44,8 +44,8 @@ def test_auto_precision_is_bfloat16_where_the_cpu_has_its_instructions(monkeypat
     here = subprocess.run(grep, check=False).returncode == 0
     assert choose_precision("auto") == ("bfloat16" if here else "float32")
     # The other kind of CPU, by what Linux calls its features.
-    features = {"avx2"} if here else {"avx2", "amx_bf16"}
-    monkeypatch.setattr("resnet_keras.training.strategy._cpu_features", lambda: features)
+    features = ["avx2"] if here else ["avx2", "amx_bf16"]
+    monkeypatch.setattr("resnet_keras.training.strategy.instructions", lambda: features)
     assert choose_precision("auto") == ("float32" if here else "bfloat16")
     assert choose_precision("float16") == "float16"
 
