@@ -91,7 +91,7 @@ class Checkpoints:
                 status.assert_existing_objects_matched().expect_partial()
             else:
                 status.assert_consumed()
-        except (AssertionError, ValueError, tf.errors.OpError) as error:
+        except (AssertionError, LookupError, ValueError, tf.errors.OpError) as error:
             older = self._manager.checkpoints[:-1]
             remedy = (
                 f"write {Path(older[-1]).name} for {Path(latest).name} in the file "

@@ -334,6 +334,27 @@ def test_dropout_differs_by_step_and_replica_and_follows_the_seed(tmp_path, cpus
     assert first[0] != pytest.approx(2 * losses(1, 1, images=6)[0], rel=1e-3)
 
 
+def test_a_damaged_checkpoint_names_the_one_to_go_back_to(tmp_path):
+    """As a power loss leaves them: what is told leads to the weights of an undisturbed run."""
+    expected = Run(_folder(tmp_path, "whole")).train(21).weights()
+    folder = _folder(tmp_path, "damaged")
+    Run(folder).train(14)
+    (folder / "ckpt-14.data-00000-of-00001").write_bytes(b"")
+    with pytest.raises(InputError, match=r"ckpt-14 is damaged .* write ckpt-7 for ckpt-14 in the"):
+        Run(folder)
+    state = folder / "checkpoint"
+    state.write_text(state.read_text().replace("ckpt-14", "ckpt-7"))
+    resumed = Run(folder)
+    assert resumed.start == 7
+    for a, b in zip(expected, resumed.train(21).weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    alone = _folder(tmp_path, "alone")
+    Run(alone).train(7)
+    (alone / "ckpt-7.index").write_bytes(b"")
+    with pytest.raises(InputError, match=r"ckpt-7 is damaged .* or train anew with --restart"):
+        Run(alone)
+
+
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_path):
     run = Run(_folder(tmp_path, "a")).train(7)
     before = run.weights()
