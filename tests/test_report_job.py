@@ -208,11 +208,11 @@ def test_an_epoch_between_evaluations_is_what_imagenet_is_asked_for(checkout, pl
     ("flags", "made", "wrong", "told"),
     [
         ({}, {"recipe": "cifar", "image_size": 32, "precision": "float32"}, 815, ""),
-        ({}, {"recipe": "lab"}, 900, "--recipe=lab (cifar)"),
-        ({}, {"image_size": 40}, 900, "--image_size=40 (32)"),
-        ({}, {"precision": "bfloat16"}, 900, "--precision=bfloat16 (float32)"),
+        ({}, {"recipe": "lab"}, 900, "tested with --recipe=lab (cifar)"),
+        ({}, {"image_size": 40}, 900, "tested with --image_size=40 (32)"),
+        ({}, {"precision": "bfloat16"}, 900, "tested with --precision=bfloat16 (float32)"),
         (BFLOAT16, BFLOAT16, 815, "--precision=bfloat16 (float32)"),
-        ({}, {"dataset": "cifar100"}, 900, "--dataset=cifar100 (cifar10)"),
+        ({}, {"dataset": "cifar100"}, 900, "tested with --dataset=cifar100 (cifar10)"),
     ],
 )
 def test_a_test_is_compared_with_how_its_run_was_made(flags, made, wrong, told, checkout, plans):

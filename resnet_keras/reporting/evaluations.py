@@ -40,12 +40,12 @@ def deviating(
     if metrics.get("environment", {}).get("dirty"):
         found.append("tested from a changed checkout")
     if member.get("checkpoint", "latest") != "latest":
-        found.append(told("checkpoint", member["checkpoint"], "latest"))
+        found.append(f"tested with {told('checkpoint', member['checkpoint'], 'latest')}")
     if plan and isinstance(member.get("scales"), dict):
         for view in row.views:
             scales, asked = member["scales"].get(view), list(plan.scales[view])
             if scales != asked:
-                found.append(told("scales", scales, asked))
+                found.append(f"tested with {told('scales', scales, asked)}")
     return Standing(standing.status, standing.reasons, (*standing.deviations, *found))
 
 
@@ -94,15 +94,15 @@ def _otherwise(run: Run, metrics: Mapping[str, Any], member: Mapping[str, Any]) 
         "precision": run.flags.get("precision"),
     }
     found = [
-        told(name, member[name], value)
+        f"tested with {told(name, member[name], value)}"
         for name, value in asked.items()
         if value is not None and member.get(name, value) != value
     ]
     if member.get("exported"):
-        found.append("of an export")
+        found.append("tested as an export")
     dataset = run.flags["dataset"]
     if metrics.get("dataset", dataset) != dataset:
-        found.append(told("dataset", metrics["dataset"], dataset))
+        found.append(f"tested with {told('dataset', metrics['dataset'], dataset)}")
     split = "validation" if run.flags.get("validation_images") else "test"
     if metrics.get("split", split) != split:
         found.append(f"on {metrics['split']} images ({split})")

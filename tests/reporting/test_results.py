@@ -372,8 +372,11 @@ def test_a_run_that_went_on_is_worth_its_last_test():
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"checkpoint": "best"}, "measured; deviations: --checkpoint=best (latest)"),
-        ({"scales": {"multi_scale": [64]}}, "measured; deviations: --scales=64 (224,256)"),
+        ({"checkpoint": "best"}, "measured; deviations: tested with --checkpoint=best (latest)"),
+        (
+            {"scales": {"multi_scale": [64]}},
+            "measured; deviations: tested with --scales=64 (224,256)",
+        ),
         ({"step": 100}, "unfinished: evaluated at step 100"),
     ],
 )
