@@ -128,6 +128,7 @@ def test_a_start_is_a_run_with_a_checkpoint_and_the_only_one(tmp_path, monkeypat
     own = dataclasses.asdict(config.Config(model="cifar_resnet8", dataset="digits"))
     (tmp_path / "runs/cifar_resnet8_digits").mkdir(parents=True)
     (tmp_path / "runs/cifar_resnet8_digits/config.json").write_text(json.dumps({"flags": own}))
+    (tmp_path / "runs/cifar_resnet8_digits/checkpoint").touch()
     for arguments, told in (
         (["--mode=evaluate", "--init_from=a"], "leave it out with --mode=evaluate"),
         (["--mode=export", "--init_from=a"], "leave it out with --mode=export"),

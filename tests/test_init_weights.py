@@ -123,6 +123,7 @@ def test_a_runs_own_weights_are_its_checkpoints(tmp_path):
                               "stride_on": "", "stem_pool": "", "classes": [],
                               "init_weights": "others.npz"}})
     )  # fmt: skip
+    (tmp_path / "checkpoint").touch()
     parsed = command_line.parse(["--mode=evaluate", f"--run_dir={tmp_path}"])
     assert parsed.init_weights == ""
     assert "init_weights" not in config.resumable(parsed)
