@@ -309,13 +309,15 @@ def test_responses_of_runs_on_different_data_are_each_on_its_own(place, told):
         (["--saved_model=xa", "--image_size=48"], "--image_size=0 (now 48): leave that flag out"),
         (["--saved_model=xa", "--antialias=false"], "--antialias=auto (now false): leave that"),
         (["--saved_model=strange", "--dataset=digits", "--classes=1,2"], "knows other classes"),
+        (["--saved_model=strange", "--dataset=digits"], "knows other classes"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_what_makes_no_sense_is_one_sentence(place, run, arguments, told):
     # An export whose manifest tells nothing that can be used: what the flags say counts.
     shutil.copytree(place / "xa", place / "strange", dirs_exist_ok=True)
-    manifest = {"config": {"classes": None, "image_size": "large", "dataset": 3}}
+    manifest = {"config": {"classes": None, "image_size": "large", "dataset": 3},
+                "labels": [str(digit) for digit in reversed(range(10))]}  # fmt: skip
     (place / "strange/1/manifest.json").write_text(json.dumps(manifest))
     (place / "renamed").mkdir(exist_ok=True)
     config = json.loads((place / "a/config.json").read_text())
