@@ -45,6 +45,11 @@ def list_folder(folder: Path) -> tuple[tuple[str, ...], dict[str, Records]]:
     if len(classes) < 2:
         what = f"only one class folder, '{classes[0]}'" if classes else "no class folders"
         raise DataError(f"{train} has {what}; at least two classes are needed.")
+    for name in classes:
+        if name.encode(errors="ignore").decode() != name:
+            raise DataError(
+                f"The name of the class folder {str(train / name)!a} is not in UTF-8: rename it."
+            )
     learnt = _list_classes(train, classes)
     empty = sorted(set(range(len(classes))) - {label for _, label in learnt})
     if empty:

@@ -197,7 +197,7 @@ def _reporter(on_bad: OnBad) -> Callable[[Example], Example]:
     def tell(names: np.ndarray) -> np.bool_:
         for name in names:
             if name:
-                on_bad(name.decode())
+                on_bad(os.fsdecode(name))
         return np.True_
 
     def report(batch: Example) -> Example:

@@ -169,7 +169,14 @@ def _open_shards(folder: Path) -> tuple[tuple[str, ...], dict[str, Split]]:
         for split, files in list_shards(folder).items()
     }
     names = folder / "labels.txt"
-    lines = names.read_text().splitlines() if names.exists() else map(str, range(1, 1001))
+    try:
+        lines = (
+            names.read_text(encoding="utf-8").splitlines()
+            if names.exists()
+            else list(map(str, range(1, 1001)))
+        )
+    except ValueError:
+        raise DataError(f"{names} is no UTF-8 text: write a class a line, in UTF-8.") from None
     class_names = tuple(line.strip() for line in lines if line.strip())
     for split in splits.values():
         _check_labels(split, len(class_names))

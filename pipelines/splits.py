@@ -53,13 +53,17 @@ class FileSplit:
 
     def fetch(self) -> Fetch:
         """Return the function from an index to (encoded image, int32 label)."""
-        paths, labels = tf.constant(self.paths), tf.constant(self.labels)
+        paths, labels = self._encoded(), tf.constant(self.labels)
         return lambda index: (tf.io.read_file(paths[index]), labels[index])
 
     def identify(self) -> Callable[..., tf.Tensor]:
         """Return the function from an index to the path."""
-        paths = tf.constant(self.paths)
+        paths = self._encoded()
         return lambda index: paths[index]
+
+    def _encoded(self) -> tf.Tensor:
+        # A file's name may hold bytes that are no text.
+        return tf.constant([os.fsencode(path) for path in self.paths])
 
     def select(self, indices: np.ndarray) -> "FileSplit":
         """Return the split of these indices."""

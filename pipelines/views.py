@@ -28,8 +28,10 @@ def crops(image: tf.Tensor, size: int, corners: tf.Tensor) -> tf.Tensor:
 def ten_crop(image: tf.Tensor, recipe: Recipe) -> tf.Tensor:
     """Cut the four corners and the centre, and mirror them (Krizhevsky et al. 2012, Sec. 4.1).
 
-    Recipes that crop a padded image in training cut here from the image padded with 0: the corners
-    and centre of 40x40 for CIFAR. Returns float32 [10, S, S, 3]: top left, top right,
+    The corners are those of the whole image at the recipe's shorter side; Krizhevsky's images were
+    square, and the ResNet paper does not say whether it cuts out a square before. Recipes that
+    crop a padded image in training cut here from the image padded with 0: the corners and centre
+    of 40x40 for CIFAR. Returns float32 [10, S, S, 3]: top left, top right,
     bottom left, bottom right, centre, then their mirror images.
     """
     image = resize_for_test(image, recipe)

@@ -177,8 +177,8 @@ class Config:
     )  # fmt: skip
     restart: bool = _flag(False, "start the run anew, deleting its files")
     resume: str = _flag(
-        "exact", "approximate is for another number of devices than before, and for "
-        "--data_service, which keeps neither order nor position",
+        "exact", "approximate is for another number of devices or machines than before, and for "
+        "runs fed by --data_service, which keeps neither order nor position",
         choices=("exact", "approximate"),
     )  # fmt: skip
     steps_per_call: int = _flag(10, "steps in one call of the compiled loop", low=1)

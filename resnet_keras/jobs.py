@@ -113,7 +113,10 @@ def summary(config: Config) -> int:
     if len(names) > 1:
         print(_comparison({name: complexity.total(rows[name]) for name in names}))
         return DONE
-    model = build_model(names[0], input_shape=(size, size, 3) if size else None, **options)
+    try:
+        model = build_model(names[0], input_shape=(size, size, 3) if size else None, **options)
+    except ValueError as error:
+        raise InputError(str(error)) from None
     model.summary()
     print()
     print(_stages(rows[names[0]]))

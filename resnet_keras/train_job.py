@@ -22,7 +22,7 @@ from resnet_keras.errors import InputError
 from resnet_keras.evaluation.metrics import make_evaluate
 from resnet_keras.init_from import start_from
 from resnet_keras.training import loop, schedules
-from resnet_keras.training.checkpoints import Checkpoints
+from resnet_keras.training.checkpoints import Checkpoints, newest_step
 from resnet_keras.training.logs import Log
 from resnet_keras.training.optimizers import LossScale, MomentumSGD, Muon, all_finite
 from resnet_keras.training.profiling import Profiler
@@ -74,9 +74,7 @@ def train(config: Config) -> int:
         with held(Path(config.run_dir)) if cluster.is_chief else contextlib.nullcontext():
             return _train(config, cluster, strategy)
     except Stopped as stopped:
-        inexact = config.data_service and config.resume == "exact"
-        more = " with --resume=approximate" if inexact else ""
-        print(f"{stopped} The same command{more} resumes.", file=sys.stderr)
+        print(f"{stopped} The same command{_to_resume(config)} resumes.", file=sys.stderr)
         return STOPPED
     except loop.NonFiniteLoss as error:
         print(f"resnet_keras: {error}", file=sys.stderr)
@@ -91,17 +89,29 @@ def train(config: Config) -> int:
     except tf.errors.OpError as error:
         if isinstance(error, LOST) and len(cluster.workers) > 1:
             print(
-                f"resnet_keras: Another worker is gone ({type(error).__name__}): the same command "
-                "on all of them resumes.",
+                f"resnet_keras: Another worker is gone ({pipelines.first_line(error)}): the same "
+                f"command{_to_resume(config)} on all of them resumes.",
                 file=sys.stderr,
             )
             return STOPPED
         print(
-            f"resnet_keras: The data cannot be read on ({pipelines.first_line(error)}): mend it, "
-            "and the same command resumes.",
+            f"resnet_keras: Training cannot go on ({pipelines.first_line(error)}): mend that, and "
+            f"the same command{_to_resume(config)} resumes.",
             file=sys.stderr,
         )
         return FAILED
+    except OSError as error:
+        if not config.restart:
+            raise
+        raise OSError(f"{error} Leave --restart out then.") from None
+
+
+def _to_resume(config: Config) -> str:
+    """Return how a command is to be changed so that it resumes what it began."""
+    inexact = config.data_service and config.resume == "exact"
+    ways = ["with --resume=approximate"] if inexact else []
+    ways += ["without --restart"] if config.restart else []
+    return " " + " and ".join(ways) if ways else ""
 
 
 def _join(config: Config, cluster: Cluster) -> tf.distribute.Strategy:
@@ -125,6 +135,12 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
     asked = config.precision
     config, source, recipe = _checked(config, cluster, strategy)
     images = source.sizes["train"]
+    made = 0 if config.restart else newest_step(run)
+    if made > config.train_steps:
+        raise InputError(
+            f"{run} stands at step {made:,}, and --train_steps={config.train_steps} are fewer: "
+            "give its steps or more, another --run_dir, or --restart to delete it and start anew."
+        )
 
     keras.utils.set_random_seed(config.seed)
     with strategy.scope():
@@ -151,10 +167,15 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
         others["loss_scale"] = loss_scale.state
     forward = _recomputed(model) if config.recompute else None
     # Only now, when all input is known to be good, may --restart delete anything.
-    free = resumable(config) | ({"replicas"} if config.resume == "approximate" else set())
+    free = resumable(config)
+    if config.resume == "approximate":
+        free |= {"replicas", "workers"}
+    elif not config.data_service:
+        free -= {"data_service"}  # a stream of its workers cannot be gone on with in order
     if cluster.is_chief:
         data = {
             "class_names": source.class_names, "training_images": images, "replicas": replicas,
+            "workers": len(cluster.workers),
             "image_statistics": pipelines.fingerprint(recipe, source.statistics),
         }  # fmt: skip
         flags, defaults = dataclasses.asdict(config), dataclasses.asdict(Config())

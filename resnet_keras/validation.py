@@ -103,6 +103,11 @@ def validate(config: Config) -> None:
             f"--init_from={config.init_from} and --init_weights={config.init_weights} are two "
             "starts: give one."
         )
+    if config.ensemble and config.mode != "evaluate":
+        raise InputError(
+            f"--ensemble={_listed(config.ensemble)} has no place in --mode={config.mode}: leave it "
+            "out, or give --mode=evaluate."
+        )
     if config.mode in _OF_NETWORKS and config.batchnorm_statistics == "true_average":
         spec = architecture(config.model)
         if isinstance(spec, VGGSpec) and not spec.batch_norm:
@@ -119,6 +124,7 @@ def validate(config: Config) -> None:
         if config.mode == "train":
             _validate_small_images(config, recipe)
             _validate_optimizer(config)
+            _validate_schedule(config)
 
 
 def check_data(config: Config) -> None:
@@ -166,6 +172,20 @@ def _validate_small_images(config: Config, recipe: pipelines.Recipe) -> None:
             f"--small_image_size={size}: give at least {spec.min_size} and less than the "
             f"{recipe.image_size} pixels of the images."
         )
+
+
+def _validate_schedule(config: Config) -> None:
+    """Refuse the numbers of a schedule or warm-up that is not the run's."""
+    idle = ["warmup_learning_rate"] if not config.warmup_until_error else []
+    if config.lr_schedule != "plateau":
+        idle += ["plateau_patience", "plateau_threshold", "plateau_drops"]
+    for name in idle:
+        value = getattr(config, name)
+        needed = "--lr_schedule=plateau" if name.startswith("plateau") else "--warmup_until_error"
+        if value != getattr(Config, name):
+            raise InputError(
+                f"--{name}={value} has no place without {needed}: leave it out, or give that."
+            )
 
 
 def _validate_optimizer(config: Config) -> None:

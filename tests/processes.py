@@ -156,7 +156,7 @@ def done(arguments: Sequence[str], folder: Path, **options: Any) -> str:
         return processes[0].output
 
 
-def _here(arguments: Sequence[str], folder: Path) -> tuple[int, str, list[str]]:
+def run_here(arguments: Sequence[str], folder: Path) -> tuple[int, str, list[str]]:
     """Run a command in this process; return exit code, output, and stderr without the log's own."""
     output, errors = io.StringIO(), io.StringIO()
     folder.mkdir(exist_ok=True)
@@ -172,14 +172,14 @@ def _here(arguments: Sequence[str], folder: Path) -> tuple[int, str, list[str]]:
 
 def done_here(arguments: Sequence[str], folder: Path) -> str:
     """Run a command to its good end in this process; return what it prints."""
-    code, output, complaints = _here(arguments, folder)
+    code, output, complaints = run_here(arguments, folder)
     assert (code, complaints) == (0, [])
     return output
 
 
 def refused_here(arguments: Sequence[str], folder: Path) -> str:
     """Run a command in this process that must be refused as bad input; return its one sentence."""
-    code, _, complaints = _here(arguments, folder)
+    code, _, complaints = run_here(arguments, folder)
     assert code == 2, complaints
     (sentence,) = complaints
     return sentence

@@ -73,6 +73,8 @@ REFUSED = [
     (["--optimizer=muon", "--learning_rate=0"], "give more than 0"),
     (["--dataset=digits", "--model=cifar_resnet8", "--alternate_flips"], "does not pad and flip"),
     (["--muon_learning_rate=0.05"], "or give --optimizer=muon"),
+    (["--warmup_learning_rate=0.02"], "no place without --warmup_until_error"),
+    (["--lr_schedule=cosine", "--plateau_drops=2"], "no place without --lr_schedule=plateau"),
     (["--profile_steps=7"], "20,25"),
     (["--profile_steps=7,5"], "20,25"),
     (["--strategy=central"], "multi_worker"),
@@ -213,6 +215,14 @@ def test_the_papers_schedule_is_the_default():
     assert command_line.parse([*digits, "--lr_drops=5,9"]).lr_schedule == "piecewise"
     for name in config.LR_SCHEDULES:
         assert command_line.parse([*digits, f"--lr_schedule={name}"]).lr_schedule == name
+
+
+def test_an_ensemble_is_not_exported(tmp_path):
+    _write_run(tmp_path, command_line.parse(["--model=cifar_resnet32", "--dataset=digits"]))
+    export = ["--mode=export", f"--run_dir={tmp_path}"]
+    assert command_line.parse(export).mode == "export"
+    with pytest.raises(InputError, match="--ensemble=a,b has no place in --mode=export"):
+        command_line.parse([*export, "--ensemble=a,b"])
 
 
 def test_flags_may_not_contradict_the_run_that_is_evaluated(tmp_path):

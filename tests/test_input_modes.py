@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from processes import done_here, refused_here
+from processes import done_here, refused_here, run_here
 from test_job import _done, _main
 
 import pipelines
@@ -111,6 +111,22 @@ def test_a_prepared_data_set_trains_under_its_name(tmp_path, pictures):
                   "--output_dir=data", "--output_name=shades", *SMALL, cwd=tmp_path)  # fmt: skip
     assert again.returncode == 2
     assert "there already" in again.stderr.strip().splitlines()[-1]
+
+
+def test_a_damaged_record_is_told_with_its_reason(tmp_path, pictures):
+    """TensorFlow tells it below the frames of the compiled step."""
+    flags = ["--dataset=folder", f"--data_dir={pictures}", *SMALL]
+    done_here(["--mode=prepare", "--output_dir=data", "--output_name=shades", *flags], tmp_path)
+    (file,) = (tmp_path / "data/shades/1.0.0").glob("*train*")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 255
+    file.write_bytes(content)
+    code, _, told = run_here(["--dataset=shades", "--data_dir=data", *SMALL], tmp_path)
+    assert code == 1
+    reason = (
+        r"\(DataLossError: corrupted record at \d+\): mend that, and the same command resumes\.$"
+    )
+    assert re.search(reason, told[-1])
 
 
 def _serve(*arguments) -> subprocess.Popen:

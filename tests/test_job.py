@@ -109,7 +109,22 @@ def test_summary_ends_with_the_rows_of_table_1(told):
     assert [row[1] for row in last[1:5]] == ["32x32", "32x32", "16x16", "8x8"]
 
 
-def test_a_signal_saves_and_the_same_command_resumes(tmp_path):
+def test_a_network_too_deep_to_be_built_is_one_sentence(tmp_path):
+    told = processes.refused_here(["--mode=summary", "--model=cifar_resnet2000"], tmp_path)
+    assert "cifar_resnet2000 is about 6,993 layers deep" in told
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ([], "The same command resumes."),
+        pytest.param(
+            ["--restart"], "The same command without --restart resumes.", marks=pytest.mark.slow
+        ),
+    ],
+    ids=["anew", "restarted"],
+)
+def test_a_signal_saves_and_the_same_command_resumes(tmp_path, more, told):
     command = [
         sys.executable,
         "-m",
@@ -117,6 +132,7 @@ def test_a_signal_saves_and_the_same_command_resumes(tmp_path):
         *TINY,
         "--train_steps=2000",
         "--export=false",
+        *more,
     ]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     log = tmp_path / "runs/cifar_resnet8_digits/log.jsonl"
@@ -127,6 +143,7 @@ def test_a_signal_saves_and_the_same_command_resumes(tmp_path):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 75, errors
     (step,) = map(int, re.findall(r"Stopped by SIGTERM after step (\d+)", errors))
+    assert errors.splitlines()[-1].endswith(told)
     assert 5 <= step < 2000
     resumed = _done(*TINY, f"--train_steps={step + 6}", "--export=false", cwd=tmp_path)
     assert f"steps {step:,} to {step + 6:,}" in resumed

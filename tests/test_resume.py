@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import pty
 import random
@@ -15,7 +16,17 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from processes import TINY, assert_same_run, done, last_step, records, running, saved_step
+from processes import (
+    TINY,
+    assert_same_run,
+    done,
+    done_here,
+    last_step,
+    records,
+    refused_here,
+    running,
+    saved_step,
+)
 
 # Periods without a common measure, so that most kills fall between them.
 PERIODS = ["--log_every=3", "--checkpoint_every=7", "--evaluate_every=20", "--steps_per_call=4",
@@ -118,6 +129,36 @@ def test_kills_while_a_checkpoint_is_written(tmp_path):
     assert stood == sorted(stood)
     done(arguments, tmp_path / "broken")
     assert_same_run(tmp_path / "whole/run", run)
+
+
+def _edit(run: Path, part: str, **changed) -> None:
+    config = json.loads((run / "config.json").read_text())
+    config[part] |= changed
+    (run / "config.json").write_text(json.dumps(config))
+
+
+def test_what_the_images_came_by_may_not_change_unsaid(tmp_path):
+    """What two machines and a data service leave is played by the configuration they write."""
+    command, run = [*TINY, "--export=false"], tmp_path / "run"
+    done_here([*command, "--train_steps=2"], tmp_path)
+    _edit(run, "data", workers=2)
+    assert "workers=2 (now 1)" in refused_here([*command, "--train_steps=3"], tmp_path)
+    _edit(run, "data", workers=1)
+    _edit(run, "flags", data_service="grpc://there:5000")
+    told = refused_here([*command, "--train_steps=3"], tmp_path)
+    assert "--data_service=grpc://there:5000 (now )" in told
+    _edit(run, "data", workers=2)
+    done_here([*command, "--train_steps=3", "--resume=approximate"], tmp_path)
+    assert saved_step(run) == 3
+
+
+def test_a_run_that_made_more_steps_keeps_its_configuration(tmp_path):
+    command, config = [*TINY, "--export=false"], tmp_path / "run/config.json"
+    done_here([*command, "--train_steps=3"], tmp_path)
+    before = config.read_bytes()
+    told = refused_here([*command, "--train_steps=2"], tmp_path)
+    assert "run stands at step 3, and --train_steps=2 are fewer" in told
+    assert config.read_bytes() == before
 
 
 @pytest.mark.slow

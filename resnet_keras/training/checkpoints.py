@@ -51,8 +51,7 @@ class Checkpoints:
     @property
     def latest_step(self) -> int:
         """The step of the newest checkpoint, 0 without one."""
-        latest = self._manager.latest_checkpoint
-        return int(latest.rpartition("-")[2]) if latest else 0
+        return _step_of(self._manager.latest_checkpoint)
 
     def save(self, step: int, state: State | None = None) -> None:
         """Write ``ckpt-STEP``; the state file that names it is written last.
@@ -105,6 +104,15 @@ class Checkpoints:
             ) from None
         state = {name: float(variable.numpy()) for name, variable in self._state.items()}
         return int(self._step.numpy()), state
+
+
+def newest_step(directory: Path) -> int:
+    """Return the step of a run's newest checkpoint, 0 without one."""
+    return _step_of(tf.train.latest_checkpoint(str(directory)))
+
+
+def _step_of(checkpoint: str | None) -> int:
+    return int(checkpoint.rpartition("-")[2]) if checkpoint else 0
 
 
 def _by_path(variables: Sequence[keras.Variable]) -> dict[str, tf.Variable]:

@@ -59,7 +59,7 @@ def open_run(
 
     Raises:
         InputError: where the directory holds a run of another configuration, naming each field,
-            or results without checkpoints, or cannot be written.
+            or checkpoints or results without the rest of a run, or cannot be written.
     """
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -70,14 +70,15 @@ def open_run(
                     shutil.rmtree(file) if file.is_dir() else file.unlink()
         environments: list[dict[str, Any]] = []
         if not has_checkpoint(run):
-            _refuse_results(run)
+            _refuse_remains(run)
         else:
             saved = read_config(run)
             changes = differences(saved, flags, data, defaults=defaults, free=free)
             if changes:
                 raise InputError(
                     f"{run} holds a run with {', '.join(changes)}: give its settings and data to "
-                    "resume it, another --run_dir, or --restart to delete it and start anew."
+                    "resume it (other devices and data workers with --resume=approximate), another "
+                    "--run_dir, or --restart to delete it and start anew."
                 )
             environments = saved["environments"]
         now = environment()
@@ -124,8 +125,13 @@ def held(run: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _refuse_results(run: Path) -> None:
-    """Refuse a directory without checkpoints whose log has results, which training would erase."""
+def _refuse_remains(run: Path) -> None:
+    """Refuse what is left of a run, which training would erase or take for its own."""
+    if (run / CHECKPOINT).is_file():
+        raise InputError(
+            f"{run} holds checkpoints without the {CONFIG} that says how they were made: restore "
+            "that file, give another --run_dir, or --restart to delete them and start anew."
+        )
     log = read_records(run / LOG, "restore the file, or give another --run_dir")
     # A checkpoint was written before each of them.
     if any(record["kind"] in TESTED and record["step"] for record in log):

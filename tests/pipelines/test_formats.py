@@ -205,6 +205,12 @@ def test_shards_with_other_labels_are_refused(tmp_path, first, wrong):
         pipelines.open_source("tfrecord", data_dir=tmp_path)
 
 
+def test_class_names_that_are_no_text_are_refused(shards):
+    (shards / "labels.txt").write_bytes("\n".join(f"Tür {n}" for n in range(25)).encode("latin-1"))
+    with pytest.raises(DataError, match=r"labels\.txt is no UTF-8 text: write a class a line"):
+        pipelines.open_source("tfrecord", data_dir=shards)
+
+
 def test_damaged_shards_are_refused(shards):
     whole = (shards / "train-00001-of-00003").read_bytes()
     (shards / "train-00001-of-00003").write_bytes(whole[:-5])

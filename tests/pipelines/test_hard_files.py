@@ -2,7 +2,9 @@
 
 import io
 import logging
+import os
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -181,6 +183,17 @@ def test_a_file_that_vanished_is_left_out(write_folder):
     stream = train_stream(source, recipe("vgg", image_size=32), batch_size=10, seed=1, log=print)
     assert next(stream)["weight"].numpy().sum() == 9
     assert [name.rsplit("/", 1)[1] for name in stream.bad_images.names] == ["003.jpg"]
+
+
+def test_file_names_that_are_no_text_are_read_and_told(write_folder):
+    folder = write_folder({"train/a": 5, "train/b": 5, "val/a": 1, "val/b": 1})
+    (folder / "train/a/003.jpg").rename(os.fsdecode(bytes(folder / "train/a") + b"/f\xfcr.jpg"))
+    broken = os.fsdecode(bytes(folder / "train/b") + b"/b\xf6se.jpg")
+    Path(broken).write_bytes(b"broken")
+    source = pipelines.open_source("folder", data_dir=folder)
+    stream = train_stream(source, recipe("vgg", image_size=32), batch_size=11, seed=1, log=print)
+    assert next(stream)["weight"].numpy().sum() == 10
+    assert list(stream.bad_images.names) == [broken]
 
 
 def test_a_distributed_stream_is_guarded_too(write_folder):

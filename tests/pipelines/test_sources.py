@@ -224,6 +224,7 @@ def test_imagenet_has_a_thousand_classes_and_holds_out_records(imagenet):
         ({"train/a": 1, "train/b/c": 1, "val/a": 1}, "train/b has no images"),
         ({"train/a": 1, "train/b": 1, "val/a": 0}, "val has no images"),
         ({"train/a": 1, "train/b": 1, "val/c": 1}, "has the class 'c'"),
+        ({"train/a": 1, "train/b\udcfc": 1, "val/a": 1}, "train/b\\udcfc' is not in UTF-8"),
     ],
 )
 def test_a_bad_folder_is_refused_in_one_sentence(write_folder, counts, message):

@@ -39,10 +39,20 @@ def test_a_flag_that_is_newer_than_the_run_had_its_default(tmp_path):
     _open(tmp_path)
     (tmp_path / "checkpoint").write_text("")
     _open(tmp_path, momentum=0.9, classes=())
-    (tmp_path / "config.json").unlink()
-    _open(tmp_path)
+    _open(tmp_path, restart=True)
+    (tmp_path / "checkpoint").write_text("")
     with pytest.raises(InputError, match=r"--momentum=0\.9 \(now 0\.5\)"):
         _open(tmp_path, momentum=0.5)
+
+
+def test_checkpoints_of_an_unknown_configuration_are_not_gone_on_with(tmp_path):
+    _open(tmp_path)
+    (tmp_path / "checkpoint").write_text("")
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(InputError, match=r"checkpoints without the config\.json that says how"):
+        _open(tmp_path)
+    assert not (tmp_path / "config.json").exists()
+    _open(tmp_path, restart=True)
 
 
 def test_what_a_run_did_not_record_of_its_data_may_be_anything(tmp_path):
