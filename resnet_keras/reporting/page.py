@@ -19,6 +19,8 @@ from resnet_keras.reporting.document import (
     Table,
 )
 
+# Characters beyond which a text is a sentence, which needs a wide column, and a number several.
+SENTENCE, NUMBERS = 40, 24
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8882; --link: #0b5cad; }
 @media (prefers-color-scheme: dark) { :root { --link: #7cb8f5; } }
@@ -41,7 +43,9 @@ td { min-width: 6ch; max-width: 60ch; }
 td:first-child { min-width: 13ch; }
 td:nth-child(2):not(.number) { min-width: 18ch; }
 .flag { display: inline-block; max-width: 100%; }
-.number { text-align: right; white-space: nowrap; }
+.number { text-align: right; }
+.number:not(.long) { white-space: nowrap; }
+td.long:not(.number) { min-width: 32ch; }
 .panels { display: grid; gap: 16px; max-width: 1000px;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); }
 .panels > svg { max-width: 100%; height: auto; }
@@ -93,9 +97,9 @@ def _block(block: Block) -> str:
 
 def _table(table: Table) -> str:
     def row(cells: Sequence[Cell], tag: str) -> str:
-        marks = [' class="number"' if i in table.numbers else "" for i in range(len(cells))]
         inner = "".join(
-            f"<{tag}{mark}>{_cell(cell)}</{tag}>" for mark, cell in zip(marks, cells, strict=True)
+            f"<{tag}{_classes(cell, i in table.numbers)}>{_cell(cell)}</{tag}>"
+            for i, cell in enumerate(cells)
         )
         return f"<tr>{inner}</tr>"
 
@@ -105,6 +109,12 @@ def _table(table: Table) -> str:
         f'<div class="scroll" tabindex="0"><table>\n<thead>{head}</thead>\n<tbody>\n{body}\n'
         "</tbody>\n</table></div>"
     )
+
+
+def _classes(cell: Cell, number: bool) -> str:
+    long = isinstance(cell, str) and len(cell) > (NUMBERS if number else SENTENCE)
+    names = ["number"] * number + ["long"] * long
+    return f' class="{" ".join(names)}"' if names else ""
 
 
 def _cell(cell: Cell) -> str:
