@@ -7,6 +7,9 @@ resumes approximately. No image is lost or doubled as long as no worker dies.
 
 import socket
 import sys
+import threading
+import time
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -16,6 +19,9 @@ from pipelines.order import record_keys_by_file, scattered_indices
 from pipelines.recipes import Recipe
 from pipelines.sources import Source
 from pipelines.splits import ArraySplit, RecordSplit
+
+# A dispatcher is asked every so many seconds, and given up when it has been silent for so many.
+ASKED_EVERY, PATIENCE = 5.0, 20.0
 
 
 def service_batches(
@@ -74,6 +80,28 @@ def check(service: str, source: Source | None = None, seconds: float = 10.0) -> 
         raise DataError(
             f"No dispatcher answers at {service} ({error}): start one with --mode=data_worker."
         ) from None
+
+
+def watch(service: str, lost: Callable[[str], None]) -> threading.Event:
+    """Ask from now on, in a thread, whether the dispatcher still answers.
+
+    Once it does not, a step waits for its batch inside TensorFlow, without end and deaf to signals.
+    lost: called in that thread, once, with why it is given up. Returns what ends the asking.
+    """
+    ended = threading.Event()
+
+    def ask() -> None:
+        answered = time.monotonic()
+        while not ended.wait(ASKED_EVERY):
+            try:
+                check(service, seconds=ASKED_EVERY)
+                answered = time.monotonic()
+            except DataError as error:
+                if time.monotonic() - answered > PATIENCE and not ended.is_set():
+                    return lost(str(error))
+
+    threading.Thread(target=ask, daemon=True).start()
+    return ended
 
 
 def start_dispatcher(port: int = 0) -> tf.data.experimental.service.DispatchServer:

@@ -106,6 +106,21 @@ def train(config: Config) -> int:
         raise OSError(f"{error} Leave --restart out then.") from None
 
 
+def _end_unfed(config: Config) -> Callable[[str], None]:
+    """Return what ends a process whose step waits for a batch that will not come: as a kill."""
+
+    def end(reason: str) -> None:
+        print(
+            f"resnet_keras: {reason.removesuffix('.')}; then the same command{_to_resume(config)} "
+            "resumes from the last checkpoint.",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(STOPPED)
+
+    return end
+
+
 def _to_resume(config: Config) -> str:
     """Return how a command is to be changed so that it resumes what it began."""
     inexact = config.data_service and config.resume == "exact"
@@ -300,6 +315,9 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
         unreadable.append,
         known=[image for split, image in missed if split == "train"],
     )
+    watched = (
+        service.watch(config.data_service, _end_unfed(config)) if config.data_service else None
+    )
     try:
         metrics = loop.train(
             make_train_function(
@@ -336,6 +354,8 @@ def _train(config: Config, cluster: Cluster, strategy: tf.distribute.Strategy) -
             alone=alone,
         )  # fmt: skip
     finally:
+        if watched:
+            watched.set()
         log.close()
         profiler.close()
     if cluster.is_chief:

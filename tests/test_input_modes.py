@@ -4,11 +4,12 @@ import json
 import re
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
-from processes import done_here, refused_here, run_here
+from processes import done_here, last_step, refused_here, run_here, running
 from test_job import _done, _main
 
 import pipelines
@@ -152,6 +153,30 @@ def test_data_workers_feed_a_run_and_its_resumption_is_approximate(tmp_path, pic
             server.terminate()
             server.communicate(timeout=60)
     assert [server.returncode for server in servers] == [0, 0]
+
+
+@pytest.mark.slow
+def test_a_run_whose_dispatcher_dies_ends_in_one_sentence(tmp_path, pictures):
+    """Inside TensorFlow, its step would wait on, and hear no signal."""
+    servers = [_serve()]
+    try:
+        (service,) = re.findall(r"--data_service=(\S+?),", servers[0].stdout.readline())
+        servers.append(_serve(f"--data_service={service}"))
+        assert service in servers[1].stdout.readline()
+        flags = ["--dataset=folder", f"--data_dir={pictures}", *SMALL, f"--data_service={service}"]
+        with running([*flags, "--run_dir=run", "--train_steps=500000"], tmp_path) as (process,):
+            while last_step(tmp_path / "run") < 9:
+                assert process.popen.poll() is None, process.complaints
+                time.sleep(0.1)
+            servers[0].kill()
+            assert process.wait(120) == 75
+            (told,) = process.complaints
+    finally:
+        for server in servers:
+            server.kill()
+            server.communicate(timeout=60)
+    assert f"No dispatcher answers at {service} " in told
+    assert "same command with --resume=approximate resumes from the last checkpoint." in told
 
 
 def test_workers_share_the_images_whatever_each_calls_the_place_of_the_run(tmp_path, monkeypatch):
