@@ -1,10 +1,12 @@
 """Preparing data, data workers and unreadable images, from the command line."""
 
+import contextlib
 import json
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -135,46 +137,45 @@ def _serve(*arguments) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
-@pytest.mark.slow
-def test_data_workers_feed_a_run_and_its_resumption_is_approximate(tmp_path, pictures):
+@contextlib.contextmanager
+def _data_service() -> Iterator[tuple[str, list[subprocess.Popen]]]:
+    """Start a dispatcher and a worker; give the service's address, and both. End them."""
     servers = [_serve()]
     try:
         (service,) = re.findall(r"--data_service=(\S+?),", servers[0].stdout.readline())
         servers.append(_serve(f"--data_service={service}"))
         assert service in servers[1].stdout.readline()
+        yield service, servers
+    finally:
+        for server in servers:
+            server.terminate()
+            server.communicate(timeout=60)
+
+
+@pytest.mark.slow
+def test_data_workers_feed_a_run_and_its_resumption_is_approximate(tmp_path, pictures):
+    with _data_service() as (service, servers):
         flags = ["--dataset=folder", f"--data_dir={pictures}", *SMALL, f"--data_service={service}"]
         _done(*flags, cwd=tmp_path)
         exact = _main(*flags, "--train_steps=9", cwd=tmp_path)
         assert exact.returncode == 2
         assert "--resume=approximate" in exact.stderr
         _done(*flags, "--train_steps=9", "--resume=approximate", cwd=tmp_path)
-    finally:
-        for server in servers:
-            server.terminate()
-            server.communicate(timeout=60)
     assert [server.returncode for server in servers] == [0, 0]
 
 
 @pytest.mark.slow
 def test_a_run_whose_dispatcher_dies_ends_in_one_sentence(tmp_path, pictures):
     """Inside TensorFlow, its step would wait on, and hear no signal."""
-    servers = [_serve()]
-    try:
-        (service,) = re.findall(r"--data_service=(\S+?),", servers[0].stdout.readline())
-        servers.append(_serve(f"--data_service={service}"))
-        assert service in servers[1].stdout.readline()
+    with _data_service() as (service, (dispatcher, _)):
         flags = ["--dataset=folder", f"--data_dir={pictures}", *SMALL, f"--data_service={service}"]
         with running([*flags, "--run_dir=run", "--train_steps=500000"], tmp_path) as (process,):
             while last_step(tmp_path / "run") < 9:
                 assert process.popen.poll() is None, process.complaints
                 time.sleep(0.1)
-            servers[0].kill()
+            dispatcher.kill()
             assert process.wait(120) == 75
             (told,) = process.complaints
-    finally:
-        for server in servers:
-            server.kill()
-            server.communicate(timeout=60)
     assert f"No dispatcher answers at {service} " in told
     assert "same command with --resume=approximate resumes from the last checkpoint." in told
 
