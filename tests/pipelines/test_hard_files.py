@@ -12,7 +12,15 @@ import tensorflow as tf
 from PIL import Image
 
 import pipelines
-from pipelines import DataError, decoding, recipe, test_stream, train_batches, train_stream
+from pipelines import (
+    DataError,
+    decoding,
+    first_line,
+    recipe,
+    test_stream,
+    train_batches,
+    train_stream,
+)
 from pipelines.order import shuffled_indices
 
 pytest_plugins = ["source_fixtures"]
@@ -194,6 +202,19 @@ def test_file_names_that_are_no_text_are_read_and_told(write_folder):
     stream = train_stream(source, recipe("vgg", image_size=32), batch_size=11, seed=1, log=print)
     assert next(stream)["weight"].numpy().sum() == 10
     assert list(stream.bad_images.names) == [broken]
+
+
+def test_of_several_errors_of_a_graph_the_first_reason_is_told():
+    text = (
+        "Graph execution error:\n\n"
+        "Detected at node IteratorGetNext defined at (most recent call last):\n"
+        '  File "main.py", line 8, in <module>\n\n'
+        "2 root error(s) found.\n"
+        "  (0) DATA_LOSS:  corrupted record at 7\n\t [[{{node IteratorGetNext}}]]\n"
+        "  (1) CANCELLED:  the other went first\n0 successful operations."
+    )
+    told = first_line(tf.errors.DataLossError(None, None, text))
+    assert told == "DataLossError: (0) DATA_LOSS:  corrupted record at 7"
 
 
 def test_a_distributed_stream_is_guarded_too(write_folder):
