@@ -167,13 +167,14 @@ def test_data_workers_feed_a_run_and_its_resumption_is_approximate(tmp_path, pic
 @pytest.mark.slow
 def test_a_run_whose_dispatcher_dies_ends_in_one_sentence(tmp_path, pictures):
     """Inside TensorFlow, its step would wait on, and hear no signal."""
-    with _data_service() as (service, (dispatcher, _)):
+    with _data_service() as (service, servers):
         flags = ["--dataset=folder", f"--data_dir={pictures}", *SMALL, f"--data_service={service}"]
         with running([*flags, "--run_dir=run", "--train_steps=500000"], tmp_path) as (process,):
             while last_step(tmp_path / "run") < 9:
                 assert process.popen.poll() is None, process.complaints
                 time.sleep(0.1)
-            dispatcher.kill()
+            for server in servers:
+                server.kill()
             assert process.wait(120) == 75
             (told,) = process.complaints
     assert f"No dispatcher answers at {service} " in told
